@@ -1,0 +1,49 @@
+//! The Rust client of Posthouse, a message queue.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), posthouse_client::Error> {
+//! use posthouse_client::{Client, ConsumeOptions, Delivery, Message};
+//!
+//! let client = Client::connect("http://127.0.0.1:7650").await?;
+//! client.publish("orders", Message::new("an order").key("customer-7")).await?;
+//!
+//! client
+//!     .consume("billing", ConsumeOptions::default(), |delivery: Delivery| async move {
+//!         println!("{}", String::from_utf8_lossy(&delivery.body));
+//!         Ok(()) // acknowledged; an error gives the message back, with the error's text
+//!     })
+//!     .await
+//! # }
+//! ```
+//!
+//! - [`Client::publish`] and [`Client::publish_all`]: one call, one answer;
+//! - [`Publisher`]: many messages from many tasks, in batches, pipelined;
+//! - [`Client::receive`]: messages to handle and settle as you like;
+//! - [`Client::consume`]: a handler; leases are extended while it runs, and the
+//!   connection is made anew when it breaks;
+//! - [`Client::raw`]: everything else, as [`proto`] has it.
+//!
+//! An error says whether it pays to try again: see [`Error::is_retryable`] and
+//! [`Error::is_outcome_unknown`].
+
+mod client;
+mod consumer;
+mod error;
+mod message;
+mod publisher;
+
+/// The native interface, generated from its definition.
+pub mod proto {
+    #![allow(missing_docs, clippy::all, reason = "generated")]
+    tonic::include_proto!("posthouse.v1");
+
+    /// The descriptors of the interface, encoded.
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/posthouse.v1.bin"));
+}
+
+pub use client::{Client, ClientBuilder};
+pub use consumer::{ConsumeOptions, HandlerError};
+pub use error::{Error, Problem, rpc_status};
+pub use message::{Delivery, Message, Outcome, Published, ReceiveOptions};
+pub use publisher::{Pending, Publisher, PublisherOptions};

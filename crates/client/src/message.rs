@@ -1,0 +1,209 @@
+//! Messages on their way in and out.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::proto;
+
+/// A message to publish.
+#[derive(Clone, Debug, Default)]
+pub struct Message(pub(crate) proto::OutgoingMessage);
+
+impl Message {
+    /// A message with a body of any bytes.
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Message(proto::OutgoingMessage { body: body.into(), ..Default::default() })
+    }
+
+    /// Messages of one key keep their order in groups that ask for it.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.0.key = Some(key.into());
+        self
+    }
+
+    /// Adds a tag, which the filters of groups look at.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.0.tags.push(tag.into());
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.0.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Lets the message expire after a time.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.0.ttl_ms = Some(ttl.as_millis() as u64);
+        self
+    }
+
+    /// Gives the message an id of yours: the same message under the same id is
+    /// published once, however often it is sent.
+    #[must_use]
+    pub fn dedupe_id(mut self, id: impl Into<String>) -> Self {
+        self.0.dedupe_id = Some(id.into());
+        self
+    }
+
+    /// Sends the message to another topic than the call names: one call can publish to
+    /// several topics, all or nothing.
+    #[must_use]
+    pub fn topic(mut self, topic: impl Into<String>) -> Self {
+        self.0.topic = topic.into();
+        self
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Message {
+    fn from(body: T) -> Self {
+        Message::new(body)
+    }
+}
+
+/// Where a message went. It is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its id.
+    pub id: String,
+    /// The partition, counted from 0.
+    pub partition: u32,
+    /// Its position there.
+    pub position: u64,
+    /// Whether it had come before under the same [`Message::dedupe_id`].
+    pub duplicate: bool,
+}
+
+impl From<proto::PublishedMessage> for Published {
+    fn from(message: proto::PublishedMessage) -> Self {
+        Published {
+            id: message.id,
+            partition: message.partition,
+            position: message.position,
+            duplicate: message.duplicate,
+        }
+    }
+}
+
+/// What to receive, and how.
+#[derive(Clone, Debug)]
+pub struct ReceiveOptions {
+    /// The most messages; 1 unless said otherwise.
+    pub max: u32,
+    /// The most bytes of bodies.
+    pub max_bytes: Option<u64>,
+    /// How long to wait for the first message.
+    pub wait: Duration,
+    /// How long the leases are, if not as the group says.
+    pub lease: Option<Duration>,
+    /// Only from this topic.
+    pub topic: Option<String>,
+    /// Acknowledge with the grant: at most once.
+    pub auto_ack: bool,
+    /// Get an own copy of everything that the group gets.
+    pub broadcast: bool,
+    /// The consumer's name, for whoever looks at the group.
+    pub consumer: String,
+}
+
+impl Default for ReceiveOptions {
+    fn default() -> Self {
+        ReceiveOptions {
+            max: 1,
+            max_bytes: None,
+            wait: Duration::ZERO,
+            lease: None,
+            topic: None,
+            auto_ack: false,
+            broadcast: false,
+            consumer: String::new(),
+        }
+    }
+}
+
+/// A message that was given to this consumer.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// Its id, the same at every attempt.
+    pub id: String,
+    /// Its topic.
+    pub topic: String,
+    /// The partition, counted from 0.
+    pub partition: u32,
+    /// Its position there.
+    pub position: u64,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// Rises with every grant of the message. A database that has seen a higher one
+    /// should refuse what this delivery writes.
+    pub fence: u64,
+    /// When it was published.
+    pub published_at: SystemTime,
+    /// What it is settled with.
+    pub receipt: String,
+    /// The body.
+    pub body: Bytes,
+    /// The key.
+    pub key: Option<String>,
+    /// The tags.
+    pub tags: Vec<String>,
+    /// The headers.
+    pub headers: HashMap<String, String>,
+    /// The publisher's id of it.
+    pub dedupe_id: Option<String>,
+}
+
+impl From<proto::ReceivedMessage> for Delivery {
+    fn from(message: proto::ReceivedMessage) -> Self {
+        Delivery {
+            id: message.id,
+            topic: message.topic,
+            partition: message.partition,
+            position: message.position,
+            attempt: message.attempt,
+            fence: message.fence,
+            published_at: UNIX_EPOCH + Duration::from_millis(message.published_at_ms),
+            receipt: message.receipt,
+            body: message.body,
+            key: message.key,
+            tags: message.tags,
+            headers: message.headers,
+            dedupe_id: message.dedupe_id,
+        }
+    }
+}
+
+/// What became of a receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As was asked.
+    Ok,
+    /// It was done before.
+    Already,
+    /// Another attempt has followed, or the message was given back: what happened, in a
+    /// sentence.
+    Stale(String),
+    /// The receipt is none of the group's.
+    Invalid(String),
+}
+
+impl From<proto::SettleResult> for Outcome {
+    fn from(result: proto::SettleResult) -> Self {
+        match result.status() {
+            proto::SettleStatus::Ok => Outcome::Ok,
+            proto::SettleStatus::Already => Outcome::Already,
+            proto::SettleStatus::Stale => Outcome::Stale(result.detail),
+            proto::SettleStatus::Invalid | proto::SettleStatus::Unspecified => {
+                Outcome::Invalid(result.detail)
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The topic index: from a position to where the body is, and what filters and
+//! look-ups need to know without reading it.
+//!
+//! New messages go to one [`memtable`] for the whole shard. With every snapshot it
+//! is frozen, sorted by partition and position, and becomes an index chunk (see
+//! [`block`] for the layout); until the chunk is in place the frozen table answers.
+//! Older messages are found through the directories of the chunks, which stay in
+//! memory, and one or few blocks, which may have to be fetched ([`Miss`]).
+//!
+//! Building chunks is physical: it is in no record and in no digest, and an index
+//! rebuilt by replay gives the same answers from other chunks.
+
+pub mod block;
+mod chunks;
+pub mod memtable;
+
+use std::sync::Arc;
+
+use posthouse_frame::BodyRef;
+
+pub use chunks::IndexChunk;
+pub use memtable::{Chain, Memtable};
+
+use crate::chunk::{Chunks, Miss, SealedChunk};
+use crate::ident::MessageId;
+use crate::record::Entries;
+use crate::words::{PartitionId, Position, UnixMs};
+
+/// The hashes of a message's tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TagSet {
+    /// No tag.
+    #[default]
+    None,
+    /// One tag.
+    One(u64),
+    /// Several.
+    Several(Arc<[u64]>),
+}
+
+impl TagSet {
+    /// All of them.
+    pub fn as_slice(&self) -> &[u64] {
+        match self {
+            TagSet::None => &[],
+            TagSet::One(tag) => std::slice::from_ref(tag),
+            TagSet::Several(tags) => tags,
+        }
+    }
+
+    /// From any number of hashes.
+    pub fn of(tags: &[u64]) -> TagSet {
+        match tags {
+            [] => TagSet::None,
+            [tag] => TagSet::One(*tag),
+            tags => TagSet::Several(tags.into()),
+        }
+    }
+}
+
+/// What the index knows of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its position.
+    pub position: Position,
+    /// Where its body is.
+    pub body: BodyRef,
+    /// When it came into this partition.
+    pub at: UnixMs,
+    /// When it expires.
+    pub expires: Option<UnixMs>,
+    /// Hash of its key, 0 for none.
+    pub key: u64,
+    /// Hashes of its tags.
+    pub tags: TagSet,
+    /// Its id, if that is not the id of this partition and position.
+    pub id: Option<MessageId>,
+}
+
+impl Found {
+    /// Whether its time to live has passed.
+    pub fn is_expired(&self, now: UnixMs) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+/// A run of messages that come into the index together.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMessages<'a> {
+    /// Their partition.
+    pub partition: PartitionId,
+    /// The position of the first.
+    pub first: Position,
+    /// The place of the first body; the others follow it.
+    pub body: BodyRef,
+    /// When they came in.
+    pub at: UnixMs,
+    /// The id of the first, if it is not the one of its position. Only for a single
+    /// message.
+    pub id: Option<MessageId>,
+    /// The messages.
+    pub entries: Entries<'a>,
+}
+
+/// What a walk does after a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Goes on.
+    On,
+    /// Stops behind this message.
+    Stop,
+}
+
+/// The index of one shard.
+#[derive(Debug, Default)]
+pub struct Index {
+    active: Memtable,
+    frozen: Option<Arc<Memtable>>,
+    /// Oldest first. Positions of one partition rise from chunk to chunk.
+    chunks: Vec<IndexChunk>,
+}
+
+impl Index {
+    /// Adds messages. `chain` is what the partition keeps for the index.
+    pub fn add(&mut self, chain: &mut Chain, new: NewMessages<'_>) {
+        self.active.add(chain, new);
+    }
+
+    /// Bytes that the table of new messages takes in memory.
+    pub fn young_bytes(&self) -> usize {
+        self.active.bytes()
+    }
+
+    /// Whether a frozen table waits to become a chunk.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Freezes the table of new messages and starts another. Returns `None` if there
+    /// is nothing in it, and the one that is frozen already if there is one: the
+    /// chunk that it was to become could not be kept.
+    pub fn freeze(&mut self) -> Option<Arc<Memtable>> {
+        if self.frozen.is_some() || self.active.is_empty() {
+            return self.frozen.clone();
+        }
+        let next = Memtable::new(self.active.generation() + 1);
+        let frozen = Arc::new(std::mem::replace(&mut self.active, next));
+        self.frozen = Some(frozen.clone());
+        Some(frozen)
+    }
+
+    /// Puts the chunk in place that was built from the frozen table.
+    ///
+    /// # Panics
+    /// If no table is frozen.
+    pub fn install(&mut self, chunk: &SealedChunk) {
+        self.frozen.take().expect("a chunk is built from a frozen table");
+        self.chunks.push(IndexChunk::new(chunk.directory.clone()));
+    }
+
+    /// Adds a chunk that a snapshot names; oldest first.
+    pub fn restore(&mut self, chunk: IndexChunk) {
+        self.chunks.push(chunk);
+    }
+
+    /// The chunks in use, oldest first.
+    pub fn chunks(&self) -> &[IndexChunk] {
+        &self.chunks
+    }
+
+    /// Takes out the chunks of which nothing is left, as `is_dead` judges.
+    pub fn forget(&mut self, mut is_dead: impl FnMut(&mut IndexChunk) -> bool) -> Vec<IndexChunk> {
+        self.chunks.extract_if(.., |chunk| is_dead(chunk)).collect()
+    }
+
+    /// What is known of one message.
+    ///
+    /// # Errors
+    /// A [`Miss`] if a block has to be fetched first.
+    pub fn get(
+        &self,
+        store: &impl Chunks,
+        partition: PartitionId,
+        chain: Chain,
+        position: Position,
+    ) -> Result<Option<Found>, Miss> {
+        let mut found = None;
+        self.walk(store, partition, chain, position..position + 1, |message| {
+            found = Some(message.clone());
+            Step::Stop
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `each` for the messages of `range`, in order, until it says stop.
+    /// Returns the position after the last message it was called for, or the start.
+    ///
+    /// # Errors
+    /// A [`Miss`] for a block that is needed before anything else can be seen; what
+    /// came before it has been seen.
+    pub fn walk(
+        &self,
+        store: &impl Chunks,
+        partition: PartitionId,
+        chain: Chain,
+        range: std::ops::Range<Position>,
+        mut each: impl FnMut(&Found) -> Step,
+    ) -> Result<Position, Miss> {
+        let mut at = range.start;
+        let mut stopped = false;
+        let mut visit = |found: &Found| {
+            at = found.position + 1;
+            stopped = each(found) == Step::Stop;
+            if stopped { Step::Stop } else { Step::On }
+        };
+        let tables = [self.frozen.as_deref(), Some(&self.active)];
+        let oldest_in_memory =
+            tables.iter().flatten().find_map(|table| table.first_position(chain));
+        if oldest_in_memory.is_none_or(|oldest| range.start < oldest) {
+            let end = oldest_in_memory.map_or(range.end, |oldest| oldest.min(range.end));
+            chunks::walk(&self.chunks, store, partition, range.start..end, &mut visit)?;
+        }
+        for table in tables.into_iter().flatten() {
+            if !stopped && at < range.end {
+                let from = at;
+                let mut visit = |found: &Found| {
+                    at = found.position + 1;
+                    stopped = each(found) == Step::Stop;
+                    if stopped { Step::Stop } else { Step::On }
+                };
+                table.walk(chain, from..range.end, &mut visit);
+            }
+        }
+        Ok(at)
+    }
+
+    /// The first position of `range` whose message came in at `time` or later, or
+    /// the end of the range. Times never fall within a partition.
+    ///
+    /// # Errors
+    /// A [`Miss`], as for [`Index::walk`].
+    pub fn first_at(
+        &self,
+        store: &impl Chunks,
+        partition: PartitionId,
+        chain: Chain,
+        range: std::ops::Range<Position>,
+        time: UnixMs,
+    ) -> Result<Position, Miss> {
+        let (mut low, mut high) = (range.start, range.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.get(store, partition, chain, middle)? {
+                Some(found) if found.at < time => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+}
+
+#[cfg(test)]
+mod tests;

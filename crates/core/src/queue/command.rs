@@ -1,0 +1,315 @@
+//! What a shard can be asked to do, and what it answers.
+
+use std::sync::Arc;
+
+use posthouse_frame::BodyBuf;
+
+use crate::index::Found;
+use crate::message::DeadReason;
+use crate::record::Draft;
+use crate::words::{Fence, GroupId, PartitionId, Position, ShardMs, TopicId, UnixMs};
+
+/// Messages for the end of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its topic.
+    pub topic: TopicId,
+    /// The sealed bodies, back to back.
+    pub bodies: BodyBuf,
+    /// One for each body.
+    pub drafts: Vec<Draft>,
+}
+
+/// A message that a consumer was given, as its receipt says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The group.
+    pub group: GroupId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The position.
+    pub position: Position,
+    /// The grant.
+    pub fence: Fence,
+}
+
+/// A message given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenBack {
+    /// The message.
+    pub held: Held,
+    /// How long to wait before it is granted again; `None`: as the group says.
+    pub delay_ms: Option<u64>,
+    /// Why.
+    pub reason: Arc<str>,
+}
+
+/// Where a group begins, or goes on, on a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// With the oldest message.
+    Earliest,
+    /// Behind the newest.
+    Latest,
+    /// With the first message of this time or later.
+    Time(UnixMs),
+    /// At a position.
+    Position(Position),
+}
+
+/// A message to be buried: its last attempt has failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Burial {
+    /// The group that could not do it.
+    pub group: GroupId,
+    /// The partition it is on.
+    pub partition: PartitionId,
+    /// What the index knows of it.
+    pub found: Found,
+    /// The last grant.
+    pub fence: Fence,
+    /// How often it was granted.
+    pub attempts: u16,
+    /// Why.
+    pub reason: DeadReason,
+    /// What the last nack said.
+    pub error: String,
+}
+
+/// A sealed body for a message that the system moves, and what the index shall hold.
+#[derive(Clone, Debug, Default)]
+pub struct Copied {
+    /// The sealed body.
+    pub body: BodyBuf,
+    /// The rest.
+    pub draft: Draft,
+}
+
+/// What a shard is asked.
+#[derive(Debug)]
+pub enum Command {
+    /// To take messages in.
+    Publish {
+        /// The messages.
+        batches: Vec<Batch>,
+        /// Whether a message that cannot be taken in keeps no other out. Else it is
+        /// all or none.
+        apart: bool,
+    },
+    /// To be done with messages.
+    Ack(Vec<Held>),
+    /// To take messages back.
+    Nack(Vec<GivenBack>),
+    /// To let leases end at another time from now.
+    Extend {
+        /// Which.
+        held: Vec<Held>,
+        /// How long from now.
+        lease_ms: u64,
+    },
+    /// To grant messages that were looked at: see [`super::Peek`].
+    Claim(Claim),
+    /// To give a partition to a group.
+    Attach {
+        /// The group.
+        group: GroupId,
+        /// The partition.
+        partition: PartitionId,
+        /// Its topic.
+        topic: TopicId,
+        /// Where it begins.
+        start: Target,
+    },
+    /// To take a partition from a group.
+    Detach {
+        /// The group.
+        group: GroupId,
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// To let a partition go.
+    Drop {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// To let a group go on elsewhere.
+    Seek {
+        /// The group.
+        group: GroupId,
+        /// The partition.
+        partition: PartitionId,
+        /// Where.
+        to: Target,
+    },
+    /// To let all messages of a partition go, or those before a position.
+    Purge {
+        /// The partition.
+        partition: PartitionId,
+        /// The first that stays; `None`: none does.
+        before: Option<Position>,
+    },
+    /// To put a message to the dead letters.
+    Bury {
+        /// What the shard asked for.
+        burial: Burial,
+        /// The dead-letter partition of the group in this shard, and its topic.
+        to: (PartitionId, TopicId),
+        /// The body as the dead-letter topic shall hold it.
+        copy: Copied,
+    },
+    /// To give dead letters another chance.
+    Redrive {
+        /// The dead-letter partition.
+        from: PartitionId,
+        /// The group that shall have them, with its retry partition in this shard and
+        /// that one's topic.
+        to: (GroupId, PartitionId, TopicId),
+        /// The positions of the letters, and their bodies.
+        letters: Vec<(Position, Copied)>,
+    },
+    /// To let dead letters go.
+    PurgeDead {
+        /// The dead-letter partition.
+        from: PartitionId,
+        /// Their positions; `None` for all.
+        positions: Option<Vec<Position>>,
+    },
+    /// To note the digest of a snapshot.
+    NoteSnapshot {
+        /// The frame it stands behind.
+        frame: posthouse_frame::FrameNo,
+        /// The digest.
+        digest: u64,
+    },
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// To a publish: what became of each batch.
+    Published(Vec<Published>),
+    /// To an ack, a nack or an extend: what became of each message.
+    Settled(Vec<Settled>),
+    /// To a claim.
+    Claimed(Vec<super::Delivery>),
+    /// To a seek: where the group goes on.
+    Position(Position),
+    /// To a redrive or a purge: how many there were.
+    Count(u64),
+    /// Done, and nothing to say.
+    Done,
+    /// Refused: nothing has changed.
+    Refused(Refusal),
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The position of the first new message; the others follow.
+    pub first: Position,
+    /// When they came in.
+    pub at: UnixMs,
+    /// Messages that had come before under the same publish id: which one of the
+    /// batch, and where it went then.
+    pub duplicates: Vec<Known>,
+    /// Messages under whose publish id another message had come before. Only where
+    /// messages are taken in apart: else one refuses all.
+    pub conflicts: Vec<Known>,
+}
+
+/// A message of a batch whose publish id is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Which one of the batch.
+    pub index: u32,
+    /// Where the message went that came before under this id.
+    pub partition: PartitionId,
+    /// Its position there.
+    pub position: Position,
+}
+
+/// What became of one message of an ack, a nack or an extend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is as was asked. For an extend: when the lease ends.
+    Done {
+        /// Which attempt it was.
+        attempt: u16,
+        /// When the message becomes visible, if it does.
+        visible_at: Option<ShardMs>,
+    },
+    /// It was done before: acknowledged, skipped, moved to the dead letters, or
+    /// passed over by a seek.
+    Already,
+    /// Another grant has followed.
+    Regranted {
+        /// Which attempt that is.
+        attempt: u16,
+        /// Its number.
+        fence: Fence,
+        /// Who has it.
+        consumer: String,
+    },
+    /// It was given back, and waits.
+    GivenBack,
+    /// The group does not have the partition, or went back to before the message.
+    NotHeld,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The partition is no more.
+    #[error("partition {0} is no more: its topic has been deleted")]
+    NoPartition(PartitionId),
+    /// The group does not have the partition.
+    #[error("the group does not have partition {0}")]
+    NotAttached(PartitionId),
+    /// Another message has come under the same publish id.
+    #[error("message {index} of the batch has the dedupe_id of another message")]
+    Conflict {
+        /// Which batch.
+        batch: u32,
+        /// Which message of it.
+        index: u32,
+        /// Where the other message went.
+        partition: PartitionId,
+        /// Its position there.
+        position: Position,
+    },
+    /// Every position of the partition has been given.
+    #[error("partition {0} is full: it has given all of its positions")]
+    PartitionFull(PartitionId),
+    /// The message is not where it was.
+    #[error("the message is not there any more")]
+    Gone,
+}
+
+/// Which of the messages that were looked at shall be granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The group.
+    pub group: GroupId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// What was looked at: from here,
+    pub from: Position,
+    /// up to here.
+    pub upto: Position,
+    /// The positions that pass, in order.
+    pub pass: Vec<Position>,
+    /// The most messages.
+    pub max: usize,
+    /// The most bytes of sealed bodies.
+    pub max_bytes: u64,
+    /// Who asks.
+    pub consumer: Arc<str>,
+    /// How long the lease is.
+    pub lease_ms: u64,
+    /// Whether the messages are acknowledged with the grant.
+    pub auto_ack: bool,
+}

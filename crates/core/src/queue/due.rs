@@ -1,0 +1,416 @@
+//! Whatever time makes true: leases that end, attempts that are used up, messages
+//! that have been kept long enough, space that can be given back.
+
+use posthouse_frame::FrameBuf;
+
+use super::Shard;
+use super::command::Burial;
+use super::window::State;
+use crate::catalog::{Catalog, DeadLetter, Retention};
+use crate::chunk::{ChunkId, Chunks, Miss};
+use crate::index::Step;
+use crate::message::DeadReason;
+use crate::record::{Freed, List, Record, SkipReason, TrimReason};
+use crate::words::{GroupId, Now, PartitionId, Position, Run, ShardMs, UnixMs};
+
+/// How much one call may do.
+#[derive(Clone, Copy, Debug)]
+pub struct DueBudget {
+    /// Leases to look at, and messages to bury.
+    pub leases: usize,
+    /// Partitions to look at.
+    pub partitions: usize,
+    /// Messages to sweep.
+    pub sweep: usize,
+}
+
+impl Default for DueBudget {
+    fn default() -> Self {
+        DueBudget { leases: 10_000, partitions: 256, sweep: 20_000 }
+    }
+}
+
+/// What a call asks of the shell.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Blocks to fetch before it can go on.
+    pub misses: Vec<Miss>,
+    /// Messages to bury: their bodies have to be copied.
+    pub burials: Vec<Burial>,
+    /// Index chunks that nobody needs.
+    pub forgotten: Vec<ChunkId>,
+    /// Whether the budget was used up: call again soon.
+    pub more: bool,
+}
+
+/// Trims of one partition are this far apart at least.
+const TRIM_EVERY_MS: u64 = 1_000;
+
+impl Shard {
+    /// Does what is due: writes records into `out`, which the caller applies at once.
+    pub fn due(
+        &mut self,
+        catalog: &Catalog,
+        chunks: &impl Chunks,
+        now: Now,
+        budget: DueBudget,
+        out: &mut FrameBuf,
+    ) -> Due {
+        let mut due = Due::default();
+        self.end_leases(now.lease, budget.leases, &mut due);
+        self.exhaust(catalog, chunks, now, budget.leases, out, &mut due);
+        self.keep_house(catalog, chunks, now, budget.partitions, out, &mut due);
+        self.sweep(chunks, budget.sweep, out, &mut due);
+        self.forget_ids(catalog, now.wall, out);
+        due
+    }
+
+    /// When [`Shard::due`] has something to do next, if nothing else happens: on the
+    /// lease clock, and on the wall clock.
+    pub fn next_deadline(&self) -> (Option<ShardMs>, Option<UnixMs>) {
+        let date = self.dates.peek().map(|date| UnixMs(date.0.0));
+        (self.deadlines.first(), date)
+    }
+
+    /// Whether [`Shard::due`] has something to do whatever the time.
+    pub fn has_chores(&self) -> bool {
+        !self.exhausted.is_empty() || !self.stirred.is_empty() || !self.unswept.is_empty()
+    }
+
+    /// What ended may be granted again; its group is called.
+    fn end_leases(&mut self, now: ShardMs, budget: usize, due: &mut Due) {
+        let mut looked = 0;
+        while let Some(deadline) = self.deadlines.pop(now) {
+            let number = deadline.pair;
+            let Some(pair) = self.pairs.derived(number) else { continue };
+            let mut any = false;
+            for position in deadline.run.iter() {
+                if let State::Used(slot) = pair.windows.state(position)
+                    && slot.visible_at() == deadline.at
+                {
+                    pair.again.push_back(position);
+                    // A message whose attempts are used up must go although nobody
+                    // asks; whether they are, the configuration says.
+                    self.exhausted.push_back((number, position));
+                    any = true;
+                }
+            }
+            if any {
+                self.make_ready(number);
+            }
+            looked += deadline.run.len as usize;
+            if looked >= budget {
+                due.more = true;
+                return;
+            }
+        }
+    }
+
+    fn exhaust(
+        &mut self,
+        catalog: &Catalog,
+        chunks: &impl Chunks,
+        now: Now,
+        budget: usize,
+        out: &mut FrameBuf,
+        due: &mut Due,
+    ) {
+        let mut waiting = Vec::new();
+        for _ in 0..budget {
+            let Some((number, position)) = self.exhausted.pop_front() else { break };
+            if let Err(miss) = self.exhaust_one(number, position, catalog, chunks, now, out, due) {
+                due.misses.push(miss);
+                waiting.push((number, position));
+            }
+        }
+        due.more |= !self.exhausted.is_empty();
+        self.exhausted.extend(waiting);
+    }
+
+    #[allow(clippy::too_many_arguments)] // One message, with all it takes to judge it.
+    fn exhaust_one(
+        &mut self,
+        number: u32,
+        position: Position,
+        catalog: &Catalog,
+        chunks: &impl Chunks,
+        now: Now,
+        out: &mut FrameBuf,
+        due: &mut Due,
+    ) -> Result<(), Miss> {
+        let Some(pair) = self.pairs.get(number) else { return Ok(()) };
+        let (group, partition) = (pair.group, pair.partition);
+        let State::Used(slot) = pair.windows.state(position) else { return Ok(()) };
+        let Some(config) = catalog.group(group).map(|g| &catalog.effective(g).config) else {
+            return Ok(());
+        };
+        if slot.visible_at() > now.lease
+            || slot.attempt() < config.max_attempts
+            || self.burying.contains_key(&(number, position))
+        {
+            return Ok(());
+        }
+        if config.dead_letter == DeadLetter::Drop {
+            let (next, why) = (pair.next, SkipReason::Exhausted);
+            let runs = [Run { first: position, len: 1 }];
+            let runs = List::Slice(&runs);
+            self.burying.insert((number, position), ());
+            Record::Skip { group, partition, next, why, runs }.write(out);
+            return Ok(());
+        }
+        let Some(row) = self.partition(partition) else { return Ok(()) };
+        let Some(found) = self.index.get(chunks, partition, row.chain, position)? else {
+            return Ok(());
+        };
+        let reason = if slot.is_held() { DeadReason::LeaseExpired } else { DeadReason::Nacked };
+        due.burials.push(Burial {
+            group,
+            partition,
+            found,
+            fence: slot.fence(),
+            attempts: slot.attempt(),
+            reason,
+            error: pair.windows.reason(position).unwrap_or_default().to_owned(),
+        });
+        self.burying.insert((number, position), ());
+        Ok(())
+    }
+
+    /// A burial that was asked for has failed: it will be asked for again.
+    pub fn bury_again(&mut self, group: GroupId, partition: PartitionId, position: Position) {
+        if let Some(number) = self.pair_of.get(&(group, partition)).copied() {
+            self.burying.remove(&(number, position));
+            self.exhausted.push_back((number, position));
+        }
+    }
+
+    /// Looks at partitions to which something came or from which something went, and
+    /// at those that have a date.
+    fn keep_house(
+        &mut self,
+        catalog: &Catalog,
+        chunks: &impl Chunks,
+        now: Now,
+        budget: usize,
+        out: &mut FrameBuf,
+        due: &mut Due,
+    ) {
+        for id in self.stirred.split_off(self.stirred.len().saturating_sub(budget)) {
+            if let Some(row) = self.partitions.derived(id.0) {
+                row.stirred = false;
+                if !row.dated {
+                    self.make_date(id, catalog, now);
+                }
+            }
+        }
+        for _ in 0..budget {
+            let Some(id) = self.dates.peek().filter(|d| d.0.0 <= now.wall.0).map(|d| d.0.1) else {
+                break;
+            };
+            match self.trim(id, catalog, chunks, now, out) {
+                Ok(()) => {
+                    self.dates.pop();
+                    if let Some(row) = self.partitions.derived(id.0) {
+                        row.dated = false;
+                    }
+                    // What the trim left is looked at when it has been applied.
+                    self.stir(id);
+                }
+                Err(miss) => {
+                    due.misses.push(miss);
+                    break;
+                }
+            }
+        }
+        due.more |= !self.stirred.is_empty();
+    }
+
+    /// The topic's configuration has changed: what was decided about its partition is
+    /// decided anew.
+    pub fn reconsider(&mut self, partition: PartitionId) {
+        if let Some(row) = self.partitions.derived(partition.0) {
+            row.dated = false;
+        }
+        self.stir(partition);
+    }
+
+    /// Sets the date at which something of a partition may have to go.
+    fn make_date(&mut self, id: PartitionId, catalog: &Catalog, now: Now) {
+        let Some(row) = self.partitions.get(id.0) else { return };
+        let Some(topic) = catalog.topic(row.topic) else { return };
+        if row.is_empty() || row.dropped {
+            return;
+        }
+        let date = match &topic.config.retention {
+            Retention::Acknowledged { min_age_ms } => {
+                // Something is blocked by a group that has not got so far: its next
+                // acknowledgement stirs the partition.
+                if self.least_floor(id) == row.head {
+                    return;
+                }
+                row.head_at.plus(*min_age_ms)
+            }
+            Retention::Limits { max_age_ms, max_bytes, max_count } => {
+                let over = max_bytes.is_some_and(|most| row.bytes > most)
+                    || max_count.is_some_and(|most| row.len() > most);
+                match max_age_ms {
+                    _ if over => now.wall,
+                    Some(most) => row.head_at.plus(*most),
+                    None => return,
+                }
+            }
+        };
+        let date = date.max(now.wall.plus(TRIM_EVERY_MS));
+        self.dates.push(std::cmp::Reverse((date.0, id)));
+        if let Some(row) = self.partitions.derived(id.0) {
+            row.dated = true;
+        }
+    }
+
+    /// The first position that some group is not done with.
+    fn least_floor(&self, id: PartitionId) -> Position {
+        let Some(row) = self.partitions.get(id.0) else { return 0 };
+        let floors = row.pairs.iter().filter_map(|n| self.pairs.get(*n)).map(|pair| pair.floor);
+        floors.fold(row.next, Position::min).max(row.head)
+    }
+
+    /// Lets go what has been kept long enough.
+    fn trim(
+        &self,
+        partition: PartitionId,
+        catalog: &Catalog,
+        chunks: &impl Chunks,
+        now: Now,
+        out: &mut FrameBuf,
+    ) -> Result<(), Miss> {
+        let Some(row) = self.partitions.get(partition.0) else { return Ok(()) };
+        let Some(topic) = catalog.topic(row.topic) else { return Ok(()) };
+        let older_than = |ms: u64, end: Position| {
+            let time = UnixMs((now.wall.0 + 1).saturating_sub(ms));
+            self.index.first_at(chunks, partition, row.chain, row.head..end, time)
+        };
+        let (head, why) = match &topic.config.retention {
+            Retention::Acknowledged { min_age_ms } => {
+                let end = self.least_floor(partition);
+                (older_than(*min_age_ms, end)?, TrimReason::Acknowledged)
+            }
+            Retention::Limits { max_age_ms, max_bytes, max_count } => {
+                let mut trim = (row.head, TrimReason::Age);
+                if let Some(ms) = max_age_ms {
+                    trim.0 = older_than(*ms, row.next)?;
+                }
+                if let Some(most) = max_count
+                    && row.next - trim.0 > *most
+                {
+                    trim = (row.next - most, TrimReason::Count);
+                }
+                if let Some(most) = max_bytes {
+                    let head = self.head_within(partition, *most, chunks)?;
+                    if head > trim.0 {
+                        trim = (head, TrimReason::Bytes);
+                    }
+                }
+                trim
+            }
+        };
+        if head > row.head {
+            let at_head = self.index.get(chunks, partition, row.chain, head)?;
+            let head_at = at_head.map_or(now.wall, |found| found.at);
+            Record::Trim { partition, head, head_at, why }.write(out);
+        }
+        Ok(())
+    }
+
+    /// The first position from which on a partition has at most `most` bytes.
+    fn head_within(
+        &self,
+        partition: PartitionId,
+        most: u64,
+        chunks: &impl Chunks,
+    ) -> Result<Position, Miss> {
+        let Some(row) = self.partitions.get(partition.0) else { return Ok(0) };
+        let mut bytes = row.bytes;
+        let mut head = row.swept;
+        if bytes > most {
+            self.index.walk(chunks, partition, row.chain, row.swept..row.next, |found| {
+                bytes -= u64::from(found.body.len).min(bytes);
+                head = found.position + 1;
+                if bytes <= most { Step::Stop } else { Step::On }
+            })?;
+        }
+        Ok(head.max(row.head))
+    }
+
+    /// Counts what trimmed messages occupied, and gives it back.
+    fn sweep(&mut self, chunks: &impl Chunks, budget: usize, out: &mut FrameBuf, due: &mut Due) {
+        let mut left = budget;
+        for _ in 0..self.unswept.len() {
+            if left == 0 {
+                due.more = true;
+                break;
+            }
+            let Some(partition) = self.unswept.pop_front() else { break };
+            let Some(row) = self.partitions.get(partition.0) else { continue };
+            let mut freed: Vec<Freed> = Vec::new();
+            let mut upto = row.swept;
+            let range = row.swept..row.head;
+            let walked = self.index.walk(chunks, partition, row.chain, range, |found| {
+                let bytes = u64::from(found.body.len);
+                match freed.last_mut() {
+                    Some(last) if last.frame == found.body.frame => last.bytes += bytes,
+                    _ => freed.push(Freed { frame: found.body.frame, bytes }),
+                }
+                upto = found.position + 1;
+                left -= 1;
+                if left == 0 { Step::Stop } else { Step::On }
+            });
+            if upto > row.swept {
+                let freed = self.spans.join(&freed);
+                Record::Sweep { partition, upto, freed: List::Slice(&freed) }.write(out);
+            }
+            if upto < row.head {
+                self.unswept.push_back(partition);
+            } else if row.dropped {
+                Record::Close { partition }.write(out);
+            }
+            if let Err(miss) = walked {
+                due.misses.push(miss);
+            }
+        }
+    }
+
+    /// Forgets publish ids that are too old to count.
+    fn forget_ids(&mut self, catalog: &Catalog, now: UnixMs, out: &mut FrameBuf) {
+        /// Forgetting is worth a record from this many on.
+        const WORTH: u64 = 256;
+        let (first, next) = self.dedupe.range();
+        let mut upto = first;
+        while let Some(item) = self.dedupe.numbered(upto) {
+            let window_ms = catalog.topic(item.topic).map_or(0, |t| t.config.dedupe_window_ms);
+            if now.since(item.at) < window_ms || upto - first == 4 * WORTH {
+                break;
+            }
+            upto += 1;
+        }
+        if upto - first >= WORTH || (upto > first && upto == next) {
+            Record::Forget { upto }.write(out);
+        }
+    }
+
+    /// Takes out index chunks in which nothing is left. Looks at blocks in passing;
+    /// meant to be called now and then.
+    pub fn forget_chunks(&mut self, chunks: &impl Chunks, due: &mut Due) {
+        let partitions = &self.partitions;
+        let gone = self.index.forget(|chunk| {
+            let left = |id: PartitionId| partitions.get(id.0).map(|row| row.swept);
+            match chunk.advance_dead(chunks, left) {
+                Ok(dead) => dead,
+                Err(miss) => {
+                    due.misses.push(miss);
+                    false
+                }
+            }
+        });
+        due.forgotten.extend(gone.iter().map(|chunk| chunk.id()));
+    }
+}

@@ -1,0 +1,101 @@
+//! What a shard keeps of a partition.
+
+use posthouse_frame::varint::{self, Cursor, Malformed};
+
+use crate::index::Chain;
+use crate::page::{Row, TableId};
+use crate::words::{Position, TopicId, UnixMs};
+
+/// A partition: `swept <= head <= next`.
+#[derive(Debug)]
+pub struct Partition {
+    /// Its topic.
+    pub topic: TopicId,
+    /// The first message that is there.
+    pub head: Position,
+    /// No message at or after `head` came in earlier.
+    pub head_at: UnixMs,
+    /// The first message whose space has not been given back.
+    pub swept: Position,
+    /// The position of the next message.
+    pub next: Position,
+    /// Bytes of the sealed bodies from `swept` on.
+    pub bytes: u64,
+    /// Whether the partition was dropped, and only waits for its sweep.
+    pub dropped: bool,
+
+    // Derived.
+    /// For the index.
+    pub chain: Chain,
+    /// The groups on this partition, by the number of their pair.
+    pub pairs: Vec<u32>,
+    /// Those that have seen everything and wait for more.
+    pub idle: Vec<u32>,
+    /// Whether the housekeeper has been told that something came or went.
+    pub stirred: bool,
+    /// Whether the housekeeper has a date with it.
+    pub dated: bool,
+}
+
+impl Partition {
+    pub(super) fn new(topic: TopicId) -> Self {
+        Partition {
+            topic,
+            head: 0,
+            head_at: UnixMs(0),
+            swept: 0,
+            next: 0,
+            bytes: 0,
+            dropped: false,
+            chain: Chain::default(),
+            pairs: Vec::new(),
+            idle: Vec::new(),
+            stirred: false,
+            dated: false,
+        }
+    }
+
+    /// How many messages are there.
+    pub fn len(&self) -> u64 {
+        self.next - self.head
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.next == self.head
+    }
+}
+
+impl Row for Partition {
+    const TABLE: TableId = TableId::Partitions;
+    const PER_PAGE: usize = 64;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        varint::put(out, self.topic.0.into());
+        for value in [
+            self.swept,
+            self.head - self.swept,
+            self.next - self.head,
+            self.head_at.0,
+            self.bytes,
+            u64::from(self.dropped),
+        ] {
+            varint::put(out, value);
+        }
+    }
+
+    fn decode(c: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let mut row = Partition::new(TopicId(c.varint_u32()?));
+        let at = c.position();
+        let mut add = |to: u64| -> Result<u64, Malformed> {
+            to.checked_add(c.varint()?).ok_or(Malformed { at })
+        };
+        row.swept = add(0)?;
+        row.head = add(row.swept)?;
+        row.next = add(row.head)?;
+        row.head_at = UnixMs(c.varint()?);
+        row.bytes = c.varint()?;
+        row.dropped = c.varint()? != 0;
+        Ok(row)
+    }
+}

@@ -1,0 +1,150 @@
+use super::*;
+use proptest::prelude::*;
+
+fn samples() -> Vec<Record<'static>> {
+    const RUNS: &[Run] = &[Run { first: 5, len: 3 }, Run { first: 900, len: 1 }];
+    const AGAIN: &[AgainRun] = &[
+        AgainRun { run: Run { first: 77, len: 1 }, attempt: 2 },
+        AgainRun { run: Run { first: 12, len: 2 }, attempt: 300 },
+    ];
+    const ENTRIES: &[Entry<'_>] = &[
+        Entry { len: 108, key: 0, tags: Tags::Slice(&[]), expires: None, dedupe: None },
+        Entry {
+            len: 1 << 22,
+            key: u64::MAX,
+            tags: Tags::Slice(&[2, 3, u64::MAX]),
+            expires: Some(UnixMs(1 << 41)),
+            dedupe: Some(EntryDedupe { id: u128::MAX - 1, digest: 7 }),
+        },
+    ];
+    let (group, partition) = (GroupId(u32::MAX), PartitionId(4));
+    let grant = Grant {
+        group,
+        partition,
+        consumer: "worker-1",
+        fence: 1 << 47,
+        visible_at: ShardMs(1 << 43),
+        next: 10,
+        fresh: List::Slice(RUNS),
+        keys: List::Slice(&[Keys(1), Keys(u64::MAX)]),
+        again: List::Slice(AGAIN),
+    };
+    let place = Place {
+        partition,
+        position: 3,
+        at: UnixMs(9),
+        reason: PlaceReason::Dead,
+        id: MessageId::from_bits(1 << 126 | 5),
+        body: BodyRef { frame: FrameNo(8), at: 64, len: ENTRIES[1].len },
+        entry: ENTRIES[1],
+        source: Some((group, partition, 1 << 47)),
+    };
+    let publish = Record::Publish {
+        partition,
+        first: 1 << 47,
+        at: UnixMs(1 << 40),
+        body_at: 17,
+        entries: Entries::Slice(ENTRIES),
+    };
+    let why = SkipReason::Expired;
+    vec![
+        Record::Open { partition, topic: TopicId(9) },
+        publish,
+        Record::Place(place.clone()),
+        Record::Place(Place { source: None, reason: PlaceReason::Redriven, ..place }),
+        Record::Attach { group, partition, floor: 8 },
+        Record::Detach { group, partition },
+        Record::Drop { partition },
+        Record::Grant(grant),
+        Record::Skip { group, partition, next: 9, why, runs: List::Slice(RUNS) },
+        Record::Chain {
+            group,
+            partition,
+            next: 9,
+            items: List::Slice(&[Chained { position: 7, key: 1 }, Chained { position: 8, key: 2 }]),
+        },
+        Record::Ack { group, partition, runs: List::Slice(RUNS) },
+        Record::Nack { group, partition, position: 5, visible_at: ShardMs(77), reason: "refusé" },
+        Record::Extend { group, partition, visible_at: ShardMs(5), runs: List::Slice(RUNS) },
+        Record::Seek { group, partition, position: 0 },
+        Record::Trim { partition, head: 5, head_at: UnixMs(6), why: TrimReason::Age },
+        Record::Sweep {
+            partition,
+            upto: 5,
+            freed: List::Slice(&[
+                Freed { frame: FrameNo(100), bytes: 1 << 30 },
+                Freed { frame: FrameNo(9), bytes: 1 },
+            ]),
+        },
+        Record::Close { partition },
+        Record::Forget { upto: 1 << 33 },
+        Record::Snapshot { frame: FrameNo(3), digest: u64::MAX },
+    ]
+}
+
+fn written(records: &[Record<'_>]) -> Vec<u8> {
+    let mut frame = FrameBuf::new(FrameNo(1));
+    for record in records {
+        record.write(&mut frame);
+    }
+    frame.meta().to_vec()
+}
+
+#[test]
+fn every_kind_comes_back_as_it_was_written() {
+    let records = samples();
+    let meta = written(&records);
+    let read: Vec<Record<'_>> = Records::new(&meta).map(|r| r.unwrap()).collect();
+    assert_eq!(read, records);
+    assert_eq!(written(&read), meta, "what was read is written the same");
+    let kinds: std::collections::BTreeSet<u8> = records.iter().map(Record::kind).collect();
+    assert_eq!(kinds, (1..=18).collect(), "a kind has no sample");
+}
+
+#[test]
+fn a_cut_anywhere_is_an_error_not_a_panic() {
+    for record in samples() {
+        let meta = written(std::slice::from_ref(&record));
+        for end in 1..meta.len() {
+            assert!(Records::new(&meta[..end]).next().unwrap().is_err(), "{record:?} to {end}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_kind_is_named() {
+    assert_eq!(Records::new(&[200, 1, 0]).next(), Some(Err(RecordError::Kind(200))));
+}
+
+#[test]
+fn bytes_behind_the_last_field_are_an_error() {
+    assert!(matches!(
+        Records::new(&[kind::DROP, 2, 1, 9]).next(),
+        Some(Err(RecordError::Malformed(_)))
+    ));
+}
+
+#[test]
+fn a_thousand_plain_messages_cost_a_byte_or_two_each() {
+    let entries = vec![Entry { len: 109, ..Entry::default() }; 1000];
+    let meta = written(&[Record::Publish {
+        partition: PartitionId(1),
+        first: 1 << 30,
+        at: UnixMs(1_900_000_000_000),
+        body_at: 0,
+        entries: Entries::Slice(&entries),
+    }]);
+    assert!(meta.len() < 1040, "{} bytes", meta.len());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), first in 1u8..=18) {
+        let mut meta = vec![first];
+        varint::put_bytes(&mut meta, &bytes);
+        for record in Records::new(&meta).flatten() {
+            let _ = format!("{record:?}");
+            let _ = record == record.clone();
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The frame: one batch of records, the unit that the core writes, a log keeps
+//! and a sync makes durable.
+//!
+//! The core must not know a log, and a log must not know what a record means;
+//! both speak frames. This crate holds the words and the byte layout they share,
+//! and nothing that does I/O.
+//!
+//! A frame has a header of 96 bytes ([`header`]), a *meta* section (the records,
+//! opaque here) and a *body* section: sealed bodies back to back ([`body`]).
+//! Replay reads the meta section only; a single body can be read and verified
+//! without its frame.
+
+pub mod body;
+pub mod buf;
+pub mod header;
+pub mod varint;
+mod words;
+
+pub use body::{BodyBuf, BodyError};
+pub use buf::{Frame, FrameBuf};
+pub use header::{Header, HeaderError, Kind, Salt};
+pub use words::{BodyRef, FrameNo};
+
+/// CRC-32C (Castagnoli) of `data`.
+pub fn crc32c(data: &[u8]) -> u32 {
+    // The algorithm is a 32-bit one: the upper half of the result is zero.
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, data) as u32
+}
+
+/// CRC-32C of several slices, as if they stood in a row.
+pub fn crc32c_of(parts: &[&[u8]]) -> u32 {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    for part in parts {
+        digest.update(part);
+    }
+    digest.finalize() as u32
+}

@@ -1,0 +1,180 @@
+//! Who may do what. Every door brings a [`Caller`], and every operation of the broker
+//! asks here; there is no other place.
+
+use std::sync::Arc;
+
+use posthouse_core::catalog::{Action, Catalog, User};
+use posthouse_core::name::TopicPattern;
+use sha2::{Digest as _, Sha256};
+
+use crate::problem::{Kind, Problem};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Nobody has said. Enough as long as no user is defined.
+    Anyone,
+    /// A user, known by a token.
+    User(Arc<User>),
+    /// The node itself.
+    Node,
+}
+
+/// On what something is done.
+#[derive(Clone, Copy, Debug)]
+pub enum On<'a> {
+    /// A topic.
+    Topic(&'a str),
+    /// A group.
+    Group(&'a str),
+    /// Everything: users, the whole node.
+    Node,
+}
+
+/// The hash under which a token is kept. Tokens are 256 random bits, so a fast hash
+/// gives nothing away.
+pub fn token_hash(token: &str) -> String {
+    Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Caller {
+    /// The caller who shows this token, or none.
+    ///
+    /// # Errors
+    /// If users are defined and the token belongs to none of them.
+    pub fn identify(catalog: &Catalog, token: Option<&str>) -> Result<Caller, Problem> {
+        let (.., users) = catalog.counts();
+        match token {
+            _ if users == 0 => Ok(Caller::Anyone),
+            None => Err(Problem::new(
+                Kind::Unauthenticated,
+                "unauthenticated",
+                "this node has users, and the request shows no token",
+            )
+            .with_hint("send `Authorization: Bearer TOKEN`; `posthouse user token` makes one")),
+            Some(token) => match catalog.user_by_token(&token_hash(token)) {
+                Some(user) => Ok(Caller::User(user.clone())),
+                None => Err(Problem::new(
+                    Kind::Unauthenticated,
+                    "unauthenticated",
+                    "the token belongs to no user of this node",
+                )
+                .with_hint("it may have been revoked; `posthouse user token` makes a new one")),
+            },
+        }
+    }
+
+    /// The user's name, for logs.
+    pub fn name(&self) -> &str {
+        match self {
+            Caller::Anyone => "anyone",
+            Caller::User(user) => &user.name,
+            Caller::Node => "the node",
+        }
+    }
+
+    /// Whether the caller may do `action` on `on`.
+    pub fn may(&self, action: Action, on: On<'_>) -> bool {
+        match self {
+            Caller::Anyone | Caller::Node => true,
+            Caller::User(user) => {
+                let mut grants = user.config.grants.iter();
+                grants.any(|grant| {
+                    grant.actions.contains(&action)
+                        && match on {
+                            On::Topic(name) => covers(&grant.topics, name),
+                            On::Group(name) => covers(&grant.groups, name),
+                            On::Node => {
+                                let all = |patterns: &[String]| patterns.iter().any(|p| p == "*");
+                                all(&grant.topics) && all(&grant.groups)
+                            }
+                        }
+                })
+            }
+        }
+    }
+
+    /// Refuses what the caller may not do.
+    ///
+    /// # Errors
+    /// [`Kind::Forbidden`], naming the user, the action and what it is done on.
+    pub fn check(&self, action: Action, on: On<'_>) -> Result<(), Problem> {
+        if self.may(action, on) {
+            return Ok(());
+        }
+        let action = match action {
+            Action::Publish => "publish to",
+            Action::Consume => "consume as",
+            Action::Manage => "manage",
+        };
+        let on = match on {
+            On::Topic(name) => format!("topic {name:?}"),
+            On::Group(name) => format!("group {name:?}"),
+            On::Node => "this node".into(),
+        };
+        let detail = format!("user {:?} may not {action} {on}", self.name());
+        Err(Problem::new(Kind::Forbidden, "forbidden", detail)
+            .with_hint("someone who may manage this node can grant it"))
+    }
+}
+
+/// `*` covers everything, what is the system's too; else a pattern covers what it
+/// matches, and a dead-letter or retry topic goes with its group.
+fn covers(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        pattern == "*" || TopicPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthouse_core::UnixMs;
+    use posthouse_core::catalog::{AccessGrant, UserConfig};
+
+    fn user(actions: &[Action], topics: &[&str], groups: &[&str]) -> Caller {
+        let texts = |texts: &[&str]| texts.iter().map(|t| t.to_string()).collect();
+        Caller::User(Arc::new(User {
+            id: 1,
+            name: "shop".into(),
+            created_at: UnixMs(0),
+            config: UserConfig {
+                grants: vec![AccessGrant {
+                    actions: actions.to_vec(),
+                    topics: texts(topics),
+                    groups: texts(groups),
+                }],
+                tokens: vec![],
+            },
+        }))
+    }
+
+    #[test]
+    fn a_user_may_what_was_granted_and_nothing_else() {
+        let caller = user(&[Action::Publish, Action::Consume], &["orders.*"], &["billing"]);
+        assert!(caller.may(Action::Publish, On::Topic("orders.eu")));
+        assert!(!caller.may(Action::Publish, On::Topic("payments")));
+        assert!(caller.may(Action::Consume, On::Group("billing")));
+        assert!(!caller.may(Action::Consume, On::Group("audit")));
+        assert!(!caller.may(Action::Manage, On::Topic("orders.eu")));
+        assert!(!caller.may(Action::Manage, On::Node));
+        let refused = caller.check(Action::Publish, On::Topic("payments")).unwrap_err();
+        assert_eq!(refused.detail, "user \"shop\" may not publish to topic \"payments\"");
+    }
+
+    #[test]
+    fn who_may_manage_everything_may_manage_the_node() {
+        assert!(user(&[Action::Manage], &["*"], &["*"]).may(Action::Manage, On::Node));
+        assert!(!user(&[Action::Manage], &["*"], &["g"]).may(Action::Manage, On::Node));
+        assert!(user(&[Action::Manage], &["*"], &[]).may(Action::Manage, On::Topic("%dead.g")));
+        assert!(!user(&[Action::Manage], &["d*"], &[]).may(Action::Manage, On::Topic("%dead.g")));
+    }
+
+    #[test]
+    fn tokens_are_kept_as_their_hash() {
+        assert_eq!(
+            token_hash("abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

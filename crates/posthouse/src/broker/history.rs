@@ -1,0 +1,329 @@
+//! The life of one message, read from the log: published, granted to whom and when,
+//! given back with what, acknowledged, dead, redriven.
+//!
+//! Nothing is kept for it besides the log, so it reaches as far back as the log does:
+//! a segment in which nothing is live goes, and the events in it with it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use posthouse_core::catalog::Catalog;
+use posthouse_core::ident::IdKind;
+use posthouse_core::record::{List, PlaceReason, Record, Records, SkipReason, TrimReason};
+use posthouse_core::{GroupId, PartitionId, Position, Run, UnixMs};
+use posthouse_frame::{FrameNo, Kind};
+use posthouse_log::{LogReader, Part};
+
+use super::{Broker, Caller};
+use crate::problem::Problem;
+
+/// How long one look at the log may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The most events of one message.
+const EVENTS: usize = 10_000;
+
+/// Something that happened to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When its frame was sealed.
+    pub at: UnixMs,
+    /// The frame.
+    pub frame: FrameNo,
+    /// The group that it concerns.
+    pub group: Option<String>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It was published.
+    Published,
+    /// A consumer got it.
+    Granted {
+        /// Who.
+        consumer: String,
+        /// Which attempt.
+        attempt: u16,
+        /// The grant.
+        fence: u64,
+        /// Whether it was acknowledged with that.
+        auto_ack: bool,
+    },
+    /// A lease was changed.
+    Extended,
+    /// It was given back.
+    Nacked {
+        /// What the consumer said.
+        reason: String,
+    },
+    /// It was acknowledged.
+    Acked,
+    /// It waits for an earlier message of its key.
+    Chained,
+    /// The group is done with it although nobody got it.
+    Skipped {
+        /// Why.
+        why: &'static str,
+    },
+    /// It became a dead letter.
+    Dead,
+    /// It got another chance.
+    Redriven,
+    /// It is gone.
+    Trimmed {
+        /// Why.
+        why: &'static str,
+    },
+    /// The group went on elsewhere.
+    Seeked {
+        /// Where.
+        position: Position,
+    },
+}
+
+impl What {
+    /// As users see it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            What::Published => "published",
+            What::Granted { .. } => "granted",
+            What::Extended => "extended",
+            What::Nacked { .. } => "nacked",
+            What::Acked => "acked",
+            What::Chained => "behind_key",
+            What::Skipped { .. } => "skipped",
+            What::Dead => "dead",
+            What::Redriven => "redriven",
+            What::Trimmed { .. } => "trimmed",
+            What::Seeked { .. } => "seek",
+        }
+    }
+}
+
+/// The life of a message.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// What happened, in order.
+    pub events: Vec<Event>,
+    /// Whether that is all that the log has.
+    pub complete: bool,
+    /// Whether parts of the log between have gone.
+    pub gaps: bool,
+}
+
+/// Follows a message through records.
+struct Trail {
+    /// The places where it was.
+    places: BTreeSet<(PartitionId, Position)>,
+    events: Vec<(UnixMs, FrameNo, Option<GroupId>, What)>,
+}
+
+impl Trail {
+    fn is_at(&self, partition: PartitionId, mut runs: impl Iterator<Item = Run>) -> bool {
+        runs.any(|run| {
+            self.places.range((partition, run.first)..(partition, run.end())).next().is_some()
+        })
+    }
+
+    fn has(&self, partition: PartitionId, runs: &List<'_, Run>) -> bool {
+        self.is_at(partition, runs.iter())
+    }
+
+    fn see(&mut self, at: UnixMs, frame: FrameNo, record: &Record<'_>) {
+        let one = |position| [Run { first: position, len: 1 }].into_iter();
+        let (group, what) = match record {
+            Record::Publish { partition, first, entries, .. }
+                if self.is_at(
+                    *partition,
+                    [Run { first: *first, len: entries.len() as u64 }].into_iter(),
+                ) =>
+            {
+                (None, What::Published)
+            }
+            Record::Place(place) => {
+                let Some((group, partition, position)) = place.source else { return };
+                if !self.is_at(partition, one(position)) {
+                    return;
+                }
+                self.places.insert((place.partition, place.position));
+                let what = match place.reason {
+                    PlaceReason::Dead => What::Dead,
+                    PlaceReason::Redriven => What::Redriven,
+                };
+                ((group != GroupId::OPERATOR).then_some(group), what)
+            }
+            Record::Grant(grant) => {
+                let again = grant
+                    .again
+                    .iter()
+                    .find(|again| self.is_at(grant.partition, std::iter::once(again.run)));
+                let attempt = match again {
+                    Some(again) => again.attempt,
+                    None if self.has(grant.partition, &grant.fresh) => 1,
+                    None => return,
+                };
+                let what = What::Granted {
+                    consumer: grant.consumer.to_owned(),
+                    attempt,
+                    fence: grant.fence,
+                    auto_ack: grant.is_auto_ack(),
+                };
+                (Some(grant.group), what)
+            }
+            Record::Ack { group, partition, runs } if self.has(*partition, runs) => {
+                (Some(*group), What::Acked)
+            }
+            Record::Extend { group, partition, runs, .. } if self.has(*partition, runs) => {
+                (Some(*group), What::Extended)
+            }
+            Record::Nack { group, partition, position, reason, .. }
+                if self.is_at(*partition, one(*position)) =>
+            {
+                (Some(*group), What::Nacked { reason: (*reason).to_owned() })
+            }
+            Record::Skip { group, partition, why, runs, .. } if self.has(*partition, runs) => {
+                let why = match why {
+                    SkipReason::Filtered => "filtered",
+                    SkipReason::Expired => "expired",
+                    SkipReason::Exhausted => "attempts_exhausted",
+                    SkipReason::Purged => "purged",
+                };
+                ((*group != GroupId::OPERATOR).then_some(*group), What::Skipped { why })
+            }
+            Record::Chain { group, partition, items, .. }
+                if self.is_at(*partition, items.iter().flat_map(|item| one(item.position))) =>
+            {
+                (Some(*group), What::Chained)
+            }
+            Record::Seek { group, partition, position }
+                if self.places.iter().any(|(of, _)| of == partition) =>
+            {
+                (Some(*group), What::Seeked { position: *position })
+            }
+            Record::Trim { partition, head, why, .. }
+                if self.is_at(*partition, [Run { first: 0, len: *head }].into_iter()) =>
+            {
+                let why = match why {
+                    TrimReason::Acknowledged => "acknowledged",
+                    TrimReason::Age => "age",
+                    TrimReason::Bytes => "bytes",
+                    TrimReason::Count => "count",
+                    TrimReason::Purged => "purged",
+                };
+                // What comes after in this partition is about others.
+                self.places.retain(|(of, position)| of != partition || *position >= *head);
+                (None, What::Trimmed { why })
+            }
+            _ => return,
+        };
+        self.events.push((at, frame, group, what));
+    }
+}
+
+impl Broker {
+    /// The life of a message, as far as the log has it.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn history(&self, caller: &Caller, id: &str) -> Result<History, Problem> {
+        let (seen, _) = self.message(caller, id).await?;
+        let message: posthouse_core::ident::MessageId = id.parse()?;
+        let parts = message.open(&self.secret)?;
+        debug_assert_eq!(parts.kind, IdKind::Stored);
+        let reader = self.shard(parts.shard)?.bodies.reader().clone();
+        // Where it was published, and where it is now if that is elsewhere.
+        let mut places = BTreeSet::from([(parts.partition, parts.number)]);
+        let (here, _) = self.partition(&seen.topic, seen.partition)?;
+        places.insert((here, seen.found.position));
+        let from = seen.found.body.frame;
+        let trail = Trail { places, events: Vec::new() };
+        let scanned = tokio::task::spawn_blocking(move || scan(&reader, from, trail)).await;
+        let (trail, complete, gaps) =
+            scanned.map_err(|_| Problem::internal("the reading thread has ended"))??;
+        let catalog = self.catalog();
+        let events = trail.events.into_iter().map(|(at, frame, group, what)| Event {
+            at,
+            frame,
+            group: group.map(|group| group_name(&catalog, group)),
+            what,
+        });
+        Ok(History { events: events.collect(), complete, gaps })
+    }
+}
+
+fn group_name(catalog: &Catalog, group: GroupId) -> String {
+    catalog.group(group).map_or_else(|| format!("(deleted group {group})"), |g| g.name.to_string())
+}
+
+fn scan<R: LogReader>(
+    reader: &R,
+    from: FrameNo,
+    mut trail: Trail,
+) -> Result<(Trail, bool, bool), Problem> {
+    let began = Instant::now();
+    let mut expected = from;
+    let mut gaps = false;
+    for frame in reader.scan(from, Part::Meta).map_err(Problem::unreadable)? {
+        let frame = frame.map_err(Problem::unreadable)?;
+        let header = frame.header;
+        gaps |= header.frame_no != expected;
+        expected = header.frame_no.next();
+        if header.kind != Kind::Data {
+            continue;
+        }
+        for record in Records::new(&frame.meta) {
+            let record = record.map_err(Problem::unreadable)?;
+            trail.see(UnixMs(header.wall_ms), header.frame_no, &record);
+        }
+        if began.elapsed() > PATIENCE || trail.events.len() >= EVENTS {
+            return Ok((trail, false, gaps));
+        }
+    }
+    Ok((trail, true, gaps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthouse_core::ShardMs;
+    use posthouse_core::record::{AgainRun, Grant};
+
+    fn grant<'a>(fresh: &'a [Run], again: &'a [AgainRun]) -> Record<'a> {
+        Record::Grant(Grant {
+            group: GroupId(1),
+            partition: PartitionId(2),
+            consumer: "w",
+            fence: 9,
+            visible_at: ShardMs(5),
+            next: 9,
+            fresh: List::Slice(fresh),
+            keys: List::default(),
+            again: List::Slice(again),
+        })
+    }
+
+    #[test]
+    fn a_trail_follows_one_message_and_no_other() {
+        let place = (PartitionId(2), 5);
+        let mut trail = Trail { places: BTreeSet::from([place]), events: Vec::new() };
+        let mut see = |record: &Record<'_>| trail.see(UnixMs(1), FrameNo(1), record);
+        see(&grant(&[Run { first: 0, len: 5 }], &[]));
+        see(&grant(&[Run { first: 4, len: 2 }], &[]));
+        see(&grant(&[], &[AgainRun { run: Run { first: 5, len: 1 }, attempt: 7 }]));
+        let runs = [Run { first: 5, len: 1 }];
+        let (group, partition) = (GroupId(1), PartitionId(3));
+        see(&Record::Ack { group, partition, runs: List::Slice(&runs) });
+        let partition = PartitionId(2);
+        see(&Record::Ack { group, partition, runs: List::Slice(&runs) });
+        let why = TrimReason::Age;
+        see(&Record::Trim { partition, head: 6, head_at: UnixMs(1), why });
+        see(&Record::Trim { partition, head: 7, head_at: UnixMs(1), why });
+        let attempt =
+            |attempt| What::Granted { consumer: "w".into(), attempt, fence: 9, auto_ack: false };
+        let what: Vec<What> = trail.events.into_iter().map(|event| event.3).collect();
+        assert_eq!(what, [attempt(1), attempt(7), What::Acked, What::Trimmed { why: "age" }]);
+    }
+}

@@ -1,0 +1,263 @@
+//! The broker: what every door talks to.
+//!
+//! A door turns bytes into calls on a [`Broker`] and its answers into bytes; it knows
+//! nothing behind it, and no other door. Every call says who asks ([`Caller`]) and is
+//! checked here, so that the same operation has the same meaning, limits, errors and
+//! permissions whatever the door.
+
+pub mod access;
+pub mod consume;
+pub mod directory;
+pub mod history;
+pub mod inspect;
+pub mod letters;
+pub mod manage;
+mod open;
+pub mod publish;
+pub mod space;
+pub mod users;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard, Weak};
+use std::time::{Duration, Instant};
+
+use posthouse_core::catalog::{Catalog, Group, Topic};
+use posthouse_core::ident::{MessageId, Secret};
+use posthouse_core::{GroupId, PartitionId, ShardId};
+use posthouse_log::local::LocalReader;
+use tokio::sync::{Notify, Semaphore};
+
+pub use access::{Caller, On};
+pub use directory::{CatalogLimits, Directory};
+pub use open::{BrokerOptions, Report, StartError};
+
+use crate::problem::Problem;
+use crate::shard::ShardMetrics;
+use crate::shard::attend::Bodies;
+use crate::shard::mail::Mail;
+use crate::shard::mailbox::Mailbox;
+use crate::store::StoreInfo;
+
+/// Bounds on what is asked of a broker at once.
+pub mod bounds {
+    use std::time::Duration;
+
+    /// The most messages of one publish.
+    pub const PUBLISH_MESSAGES: usize = 10_000;
+    /// The most bytes of bodies of one publish, which is all or nothing.
+    pub const PUBLISH_BYTES: usize = 8 << 20;
+    /// The most messages of one receive.
+    pub const RECEIVE_MESSAGES: usize = 10_000;
+    /// The most bytes of bodies of one receive; a single message may be larger.
+    pub const RECEIVE_BYTES: u64 = 64 << 20;
+    /// The bytes of one receive unless it says otherwise.
+    pub const RECEIVE_BYTES_DEFAULT: u64 = 4 << 20;
+    /// The longest wait of one receive.
+    pub const WAIT: Duration = Duration::from_secs(300);
+    /// The most receipts of one request.
+    pub const RECEIPTS: usize = 10_000;
+    /// The longest name of a consumer, in bytes.
+    pub const CONSUMER_BYTES: usize = 200;
+    /// The most messages that one page of a list has.
+    pub const PAGE: usize = 1000;
+    /// Bytes of bodies on their way into the log, over all connections.
+    pub const BYTES_IN_FLIGHT: usize = 64 << 20;
+}
+
+/// One shard, as the broker sees it.
+#[derive(Debug)]
+pub struct ShardHandle {
+    /// Its number.
+    pub id: ShardId,
+    /// Where commands go.
+    pub mailbox: Mailbox<Mail>,
+    /// Its bodies.
+    pub bodies: Bodies<LocalReader>,
+    /// Its figures.
+    pub metrics: Arc<ShardMetrics>,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Broker {
+    info: StoreInfo,
+    secret: Secret,
+    options: BrokerOptions,
+    directory: Arc<Directory>,
+    shards: Vec<ShardHandle>,
+    /// A permit for every KiB of bodies on their way into the log.
+    bytes_in_flight: Arc<Semaphore>,
+    /// Where messages without a key go, by topic.
+    turn: AtomicU64,
+    /// When a group that goes by itself was last asked for.
+    seen: Mutex<HashMap<GroupId, Instant>>,
+    space: Arc<space::SpaceGuard>,
+    is_stopping: AtomicBool,
+    /// Rung when the node has failed and must end.
+    failure: Arc<Failure>,
+    threads: Mutex<Option<open::Threads>>,
+    started: Instant,
+}
+
+/// Why a node has to end.
+#[derive(Debug, Default)]
+pub struct Failure {
+    what: Mutex<Option<String>>,
+    bell: Notify,
+}
+
+impl Failure {
+    pub(crate) fn report(&self, what: String) {
+        let mut held = self.what.lock().unwrap_or_else(PoisonError::into_inner);
+        held.get_or_insert(what);
+        drop(held);
+        self.bell.notify_waiters();
+    }
+
+    /// Waits until the node has failed, and says why.
+    pub async fn wait(&self) -> String {
+        loop {
+            let rung = self.bell.notified();
+            if let Some(what) = self.get() {
+                return what;
+            }
+            rung.await;
+        }
+    }
+
+    /// Why the node has failed, if it has.
+    pub fn get(&self) -> Option<String> {
+        self.what.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Broker {
+    /// What the store says of itself.
+    pub fn info(&self) -> &StoreInfo {
+        &self.info
+    }
+
+    /// The settings that it runs with.
+    pub fn options(&self) -> &BrokerOptions {
+        &self.options
+    }
+
+    /// The catalog, as far as it is durable.
+    pub fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.directory.catalog()
+    }
+
+    /// Its shards.
+    pub fn shards(&self) -> &[ShardHandle] {
+        &self.shards
+    }
+
+    /// How long it has run.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Why and when it fails.
+    pub fn failure(&self) -> &Arc<Failure> {
+        &self.failure
+    }
+
+    /// Room on the disk, as it was last looked at.
+    pub fn space(&self) -> &space::SpaceGuard {
+        &self.space
+    }
+
+    /// Whether it takes work: it is neither stopping nor failed.
+    pub fn is_ready(&self) -> bool {
+        !self.is_stopping.load(Ordering::Acquire) && self.failure.get().is_none()
+    }
+
+    /// The caller who shows `token`, or none.
+    ///
+    /// # Errors
+    /// If users are defined and the token belongs to none.
+    pub fn identify(&self, token: Option<&str>) -> Result<Caller, Problem> {
+        Caller::identify(&self.catalog(), token)
+    }
+
+    fn shard(&self, id: ShardId) -> Result<&ShardHandle, Problem> {
+        self.shards
+            .get(usize::from(id.0))
+            .ok_or_else(|| Problem::internal(format!("there is no shard {id}")))
+    }
+
+    /// Whether topics and groups are made on first use.
+    pub fn auto_creates(&self) -> bool {
+        self.options.auto_create.unwrap_or_else(|| self.catalog().counts().2 == 0)
+    }
+
+    fn topic(&self, name: &str) -> Result<Arc<Topic>, Problem> {
+        let topic = self.catalog().topic_named(name).cloned();
+        topic.filter(|topic| topic.is_active()).ok_or_else(|| Problem::no_topic(name))
+    }
+
+    fn group(&self, name: &str) -> Result<Arc<Group>, Problem> {
+        let group = self.catalog().group_named(name).cloned();
+        group.filter(|group| group.is_active()).ok_or_else(|| Problem::no_group(name))
+    }
+
+    /// The partition that users call number `index` of a topic.
+    fn partition(&self, topic: &Topic, index: u32) -> Result<(PartitionId, ShardId), Problem> {
+        topic.partitions.get(index as usize).map(|p| (p.id, p.shard)).ok_or_else(|| {
+            let count = topic.partitions.len();
+            Problem::invalid("partition", index, format!("the topic has {count}, from 0"))
+        })
+    }
+
+    /// The id of a message at a place.
+    fn id_at(&self, shard: ShardId, partition: PartitionId, position: u64) -> MessageId {
+        use posthouse_core::ident::{IdKind, IdParts};
+        let kind = IdKind::Stored;
+        MessageId::new(&self.secret, IdParts { kind, shard, partition, number: position })
+    }
+
+    /// Does what has to be done now and then, until the node stops.
+    async fn keep_house(of: Weak<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let Some(broker) = of.upgrade().filter(|broker| broker.is_ready()) else { return };
+            broker.space.look();
+            broker.expire_groups().await;
+        }
+    }
+
+    /// Lets groups go that nobody has asked for in the time they have.
+    async fn expire_groups(&self) {
+        let expired: Vec<Arc<str>> = {
+            let catalog = self.catalog();
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.retain(|id, _| catalog.group(*id).is_some());
+            catalog
+                .groups()
+                .filter(|group| group.is_active())
+                .filter(|group| {
+                    group.config.expire_after_ms.is_some_and(|ms| {
+                        // After a start a group counts as seen then.
+                        let last = seen.entry(group.id).or_insert_with(Instant::now);
+                        last.elapsed() >= Duration::from_millis(ms)
+                    })
+                })
+                .map(|group| group.name.clone())
+                .collect()
+        };
+        for name in expired {
+            tracing::info!("group {name} has been away for the time it has, and goes");
+            if let Err(problem) = self.directory.delete_group(&name, true).await {
+                tracing::warn!("group {name} cannot be deleted: {problem}");
+            }
+        }
+    }
+
+    fn mark_seen(&self, group: &Group) {
+        if group.config.expire_after_ms.is_some() {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.insert(group.id, Instant::now());
+        }
+    }
+}

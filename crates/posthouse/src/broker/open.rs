@@ -1,0 +1,418 @@
+//! Starting and ending a node.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use posthouse_core::ShardId;
+use posthouse_core::catalog::Catalog;
+use posthouse_core::queue::Shard;
+use posthouse_log::files::Files;
+use posthouse_log::local::{Durability, LocalLog, LocalOptions, Recovery};
+use posthouse_log::{Log as _, LogState};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::directory::{CatalogLimits, Directory};
+use super::space::SpaceGuard;
+use super::{Broker, Failure, ShardHandle, publish};
+use crate::problem::Problem;
+use crate::shard::attend::{Attendant, Bodies, Effect};
+use crate::shard::clock::{Clock, wall_ms};
+use crate::shard::engine::{Engine, EngineOptions};
+use crate::shard::mail::Mail;
+use crate::shard::mailbox::Mailbox;
+use crate::shard::meta::{MetaEngine, MetaMail};
+use crate::shard::metrics::ShardMetrics;
+use crate::shard::run::{self, OnFailure};
+use crate::store::open::{Opened, Replayed, open};
+use crate::store::{NewStore, Store, StoreError};
+
+/// Settings of a node's heart; doors have theirs.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// The data directory.
+    pub data: PathBuf,
+    /// When a frame counts as durable.
+    pub durability: Durability,
+    /// Shards of a new store; `None`: 1 up to 4 cores, 2 up to 8, 4 above.
+    pub shards: Option<u16>,
+    /// Bytes of a segment of a shard's log.
+    pub segment_bytes: u64,
+    /// Memory for all caches and buffers together, in bytes.
+    pub memory: u64,
+    /// Whether topics and groups are made on first use; `None`: while no user is
+    /// defined.
+    pub auto_create: Option<bool>,
+    /// Bytes of the disk that are kept free; `None`: see [`SpaceGuard`].
+    pub disk_reserve: Option<u64>,
+    /// The most topics and groups.
+    pub limits: CatalogLimits,
+    /// A snapshot is due after so many bytes of frames.
+    pub snapshot_log_bytes: u64,
+}
+
+impl BrokerOptions {
+    /// The defaults, in `data`.
+    pub fn new(data: PathBuf) -> Self {
+        BrokerOptions {
+            data,
+            durability: Durability::Sync,
+            shards: None,
+            segment_bytes: 64 << 20,
+            memory: 512 << 20,
+            auto_create: None,
+            disk_reserve: None,
+            limits: CatalogLimits::default(),
+            snapshot_log_bytes: 512 << 20,
+        }
+    }
+
+    /// What one of `shards` gets of the memory: a quarter of it for blocks of chunks, a
+    /// sixteenth for new messages and an eighth for the log's tail.
+    fn engine(&self, shards: u64) -> EngineOptions {
+        EngineOptions {
+            cache_bytes: (self.memory / 4 / shards) as usize,
+            young_bytes: (self.memory / 16 / shards) as usize,
+            snapshot_log_bytes: self.snapshot_log_bytes,
+            ..EngineOptions::default()
+        }
+    }
+}
+
+/// What starting found.
+#[derive(Debug)]
+pub struct Report {
+    /// Of the catalog's log.
+    pub meta: (Recovery, Replayed),
+    /// Of each shard's.
+    pub shards: Vec<(Recovery, Replayed)>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The threads of a node.
+#[derive(Debug)]
+pub(super) struct Threads {
+    loops: Vec<JoinHandle<LogState>>,
+    snapshots: Vec<JoinHandle<()>>,
+    meta: Mailbox<MetaMail>,
+    /// Holds the lock on the data directory as long as they run.
+    store: Store,
+}
+
+/// The most bytes of a frame of the catalog's log.
+const META_FRAME_BYTES: usize = 6 << 20;
+
+/// The first failure of one log; what came of it.
+fn default_shards() -> u16 {
+    match std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+        0..=4 => 1,
+        5..=8 => 2,
+        _ => 4,
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| StartError::Random(e.to_string()))?;
+    Ok(bytes)
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+    /// No thread.
+    #[error("the system gives no thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// What a crash left could not be finished.
+    #[error("{0}")]
+    Problem(#[from] Problem),
+}
+
+impl Broker {
+    /// Opens the data directory, and starts. Needs a runtime to be running.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        files: Arc<dyn Files>,
+        options: BrokerOptions,
+    ) -> Result<(Arc<Broker>, Report), StartError> {
+        let started = Instant::now();
+        let seed: ([u8; 8], [u8; 32], [u8; 4]) = (random()?, random()?, random()?);
+        let new = || NewStore {
+            shards: options.shards.unwrap_or_else(default_shards).clamp(1, 64),
+            number: u64::from_le_bytes(seed.0),
+            secret: seed.1,
+            now_ms: wall_ms(),
+        };
+        let store = Store::open(files.clone(), &options.data, new)?;
+        let writer = u32::from_le_bytes(seed.2);
+        let shards = store.info.shards;
+
+        let meta = open_meta(&store, &options, writer)?;
+        let published = published(&store, &meta.machine)?;
+        let catalog = Arc::new(RwLock::new(published));
+        let mut opened = Vec::new();
+        for shard in 0..shards {
+            opened.push(open_shard(&store, &options, writer, shard)?);
+        }
+        let report = Report {
+            meta: (meta.recovery.clone(), meta.replayed),
+            shards: opened.iter().map(|o| (o.recovery.clone(), o.replayed)).collect(),
+            took: started.elapsed(),
+        };
+
+        let failure = Arc::new(Failure::default());
+        let on_failure: OnFailure = {
+            let failure = failure.clone();
+            Arc::new(move |what| failure.report(what))
+        };
+        let meta_box = Mailbox::default();
+        let boxes: Vec<Mailbox<Mail>> = (0..shards).map(|_| Mailbox::default()).collect();
+        let directory = Arc::new(Directory::new(
+            catalog.clone(),
+            meta_box.clone(),
+            boxes.clone(),
+            options.limits,
+        ));
+        let (info, secret) = (store.info.clone(), store.secret);
+        let mut threads =
+            Threads { loops: Vec::new(), snapshots: Vec::new(), meta: meta_box.clone(), store };
+        start_meta(meta, catalog.clone(), meta_box, &on_failure, &mut threads)?;
+        let mut handles = Vec::new();
+        for (opened, mailbox) in opened.into_iter().zip(boxes) {
+            let id = ShardId(handles.len() as u16);
+            let engine = options.engine(shards.into());
+            let shell = Shell {
+                id,
+                mailbox,
+                catalog: catalog.clone(),
+                directory: directory.clone(),
+                engine,
+                on_failure: on_failure.clone(),
+            };
+            handles.push(start_shard(opened, shell, &mut threads)?);
+        }
+        let space = SpaceGuard::new(files, options.data.clone(), options.disk_reserve);
+        let broker = Arc::new(Broker {
+            info,
+            secret,
+            directory,
+            shards: handles,
+            bytes_in_flight: Arc::new(Semaphore::new(publish::all_permits())),
+            turn: AtomicU64::new(0),
+            seen: Mutex::default(),
+            space: Arc::new(space),
+            is_stopping: AtomicBool::new(false),
+            failure,
+            threads: Mutex::new(Some(threads)),
+            started,
+            options,
+        });
+        broker.directory.reconcile().await?;
+        tokio::spawn(Broker::keep_house(Arc::downgrade(&broker)));
+        Ok((broker, report))
+    }
+
+    /// Takes no new work from now on, and answers who waits for messages.
+    pub fn begin_stop(&self) {
+        if !self.is_stopping.swap(true, Ordering::AcqRel) {
+            self.bytes_in_flight.close();
+            for shard in &self.shards {
+                let mail = Mail::EndWaits;
+                // A closed box: the loop has ended already.
+                let _ = shard.mailbox.send(mail.class(), mail);
+            }
+        }
+    }
+
+    /// Ends: takes no new work, answers who waits, takes a last snapshot. Returns how
+    /// the logs ended, or what was not over in time.
+    ///
+    /// # Errors
+    /// [`crate::problem::Kind::Unavailable`] if it is not over in `patience`.
+    pub async fn stop(&self, patience: Duration) -> Result<(), Problem> {
+        self.begin_stop();
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return Ok(()) };
+        let over = async {
+            let mut done = Vec::new();
+            for shard in &self.shards {
+                let (tx, rx) = oneshot::channel();
+                let mail = Mail::Stop(tx);
+                // A closed box: the loop has ended already.
+                let _ = shard.mailbox.send(mail.class(), mail);
+                done.push(rx);
+            }
+            for rx in done {
+                let _ = rx.await;
+            }
+            // The catalog last: shards may need it to the end.
+            let (tx, rx) = oneshot::channel();
+            let mail = MetaMail::Stop(tx);
+            let _ = threads.meta.send(mail.class(), mail);
+            let _ = rx.await;
+            let _ = tokio::task::spawn_blocking(move || {
+                threads.loops.into_iter().for_each(|thread| drop(thread.join()));
+                threads.snapshots.into_iter().for_each(|thread| drop(thread.join()));
+                drop(threads.store);
+            })
+            .await;
+        };
+        tokio::time::timeout(patience, over).await.map_err(|_| {
+            let detail = format!("it has not come to its end in {} s", patience.as_secs());
+            Problem::new(crate::problem::Kind::Unavailable, "stop_timeout", detail)
+        })
+    }
+}
+
+fn log_options(store: &Store, options: &BrokerOptions, writer: u32, shard: u16) -> LocalOptions {
+    LocalOptions {
+        writer,
+        durability: options.durability,
+        ..LocalOptions::new(store.number, shard)
+    }
+}
+
+/// The number that stands for the catalog where logs name their shard.
+pub const META_SHARD: u16 = u16::MAX;
+
+fn open_meta(
+    store: &Store,
+    options: &BrokerOptions,
+    writer: u32,
+) -> Result<Opened<Catalog>, StoreError> {
+    let log = LocalOptions {
+        segment_bytes: 8 << 20,
+        max_frame_bytes: META_FRAME_BYTES,
+        tail_bytes: 1 << 20,
+        spares: 1,
+        ..log_options(store, options, writer, META_SHARD)
+    };
+    open(store, &store.meta_dir(), Catalog::new(store.secret), log)
+}
+
+fn open_shard(
+    store: &Store,
+    options: &BrokerOptions,
+    writer: u32,
+    shard: u16,
+) -> Result<Opened<Shard>, StoreError> {
+    let shards = u64::from(store.info.shards);
+    let log = LocalOptions {
+        segment_bytes: options.segment_bytes,
+        tail_bytes: (options.memory / 8 / shards) as usize,
+        max_frame_bytes: (9 << 20).min(options.segment_bytes as usize / 2),
+        ..log_options(store, options, writer, shard)
+    };
+    open(store, &store.shard_dir(shard), Shard::new(ShardId(shard)), log)
+}
+
+/// A copy of the catalog, for everybody to read.
+fn published(store: &Store, state: &Catalog) -> Result<Catalog, StoreError> {
+    use posthouse_core::catalog::Change;
+    let mut copy = Catalog::new(store.secret);
+    state.topics().for_each(|topic| copy.adopt(&Change::Topic(topic.clone())));
+    state.groups().for_each(|group| copy.adopt(&Change::Group(group.clone())));
+    state.users().for_each(|user| copy.adopt(&Change::User(user.clone())));
+    Ok(copy)
+}
+
+fn start_meta(
+    opened: Opened<Catalog>,
+    catalog: Arc<RwLock<Catalog>>,
+    mailbox: Mailbox<MetaMail>,
+    on_failure: &OnFailure,
+    threads: &mut Threads,
+) -> Result<(), StartError> {
+    let Opened { machine, log, recovery, snapshots, clocks, .. } = opened;
+    let at = (snapshots.newest_frame(), recovery.epoch);
+    let engine = MetaEngine::new(machine, catalog, log, at);
+    let (tx, rx) = mpsc::unbounded_channel();
+    let clock = Clock::resume(clocks);
+    let name = "meta".to_owned();
+    let bell = mailbox.clone();
+    threads.loops.push(run::spawn(name, engine, clock, mailbox, tx, on_failure.clone())?);
+    let (steps_tx, steps_rx) = std::sync::mpsc::channel();
+    let tell = move |taken| {
+        let mail = MetaMail::SnapshotTaken(taken);
+        // A closed box: the loop has ended, and needs to know nothing any more.
+        let _ = bell.send(mail.class(), mail);
+    };
+    threads.snapshots.push(run::spawn_snapshots("meta-snap".into(), snapshots, steps_rx, tell)?);
+    tokio::spawn(forward_snapshots(rx, steps_tx));
+    Ok(())
+}
+
+/// The catalog asks for nothing but snapshots.
+async fn forward_snapshots(
+    mut effects: mpsc::UnboundedReceiver<Effect>,
+    steps: std::sync::mpsc::Sender<crate::shard::snapshots::SnapshotStep>,
+) {
+    while let Some(effect) = effects.recv().await {
+        if let Effect::Snapshot(step) = effect {
+            drop(steps.send(step));
+        }
+    }
+}
+
+struct Shell {
+    id: ShardId,
+    mailbox: Mailbox<Mail>,
+    catalog: Arc<RwLock<Catalog>>,
+    directory: Arc<Directory>,
+    engine: EngineOptions,
+    on_failure: OnFailure,
+}
+
+fn start_shard(
+    opened: Opened<Shard>,
+    shell: Shell,
+    threads: &mut Threads,
+) -> Result<ShardHandle, StartError> {
+    let Opened { machine, log, recovery, chunks, snapshots, clocks, .. } = opened;
+    let bodies = Bodies::new(LocalLog::reader(&log));
+    let metrics = Arc::new(ShardMetrics::default());
+    let at = (snapshots.newest_frame(), recovery.epoch);
+    let engine =
+        Engine::new(machine, log, shell.catalog.clone(), shell.engine, at, metrics.clone());
+    let (tx, rx) = mpsc::unbounded_channel();
+    let (id, mailbox) = (shell.id, shell.mailbox);
+    threads.loops.push(run::spawn(
+        format!("shard-{id}"),
+        engine,
+        Clock::resume(clocks),
+        mailbox.clone(),
+        tx,
+        shell.on_failure,
+    )?);
+    let (steps_tx, steps_rx) = std::sync::mpsc::channel();
+    let bell = mailbox.clone();
+    let tell = move |taken| {
+        let mail = Mail::SnapshotTaken(taken);
+        // A closed box: the loop has ended, and needs to know nothing any more.
+        let _ = bell.send(mail.class(), mail);
+    };
+    let name = format!("snap-{id}");
+    threads.snapshots.push(run::spawn_snapshots(name, snapshots, steps_rx, tell)?);
+    let attendant = Attendant {
+        shard: id,
+        mailbox: mailbox.clone(),
+        chunks,
+        bodies: bodies.clone(),
+        catalog: shell.catalog,
+        directory: shell.directory,
+        snapshots: steps_tx,
+    };
+    tokio::spawn(attendant.attend(rx));
+    Ok(ShardHandle { id, mailbox, bodies, metrics })
+}

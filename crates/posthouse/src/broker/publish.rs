@@ -1,0 +1,439 @@
+//! Taking messages in.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use posthouse_core::catalog::{Action, Topic, TopicConfig};
+use posthouse_core::ident::MessageId;
+use posthouse_core::index::TagSet;
+use posthouse_core::message::Parts;
+use posthouse_core::queue::Command;
+use posthouse_core::queue::command::{Batch, Known, Published, Refusal, Reply};
+use posthouse_core::record::{Draft, EntryDedupe};
+use posthouse_core::{Position, ShardId, UnixMs};
+use posthouse_frame::BodyBuf;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{Broker, Caller, On, bounds};
+use crate::problem::{Kind, Problem};
+use crate::shard::mail::Mail;
+
+/// A place for a message on its way in.
+const PERMIT_BYTES: usize = 1024;
+
+/// Room for bodies that are on their way into the log. Taken before a body is read
+/// from a connection; given back when its publish is answered.
+#[derive(Debug)]
+pub struct Permit(
+    #[allow(dead_code, reason = "it gives back when it is dropped")] OwnedSemaphorePermit,
+);
+
+/// Messages that are published together.
+///
+/// They are sealed as they are added, on the thread that received them, so that a
+/// shard only has to put them in place.
+#[derive(Debug)]
+pub struct Outbox {
+    batches: Vec<Outgoing>,
+    /// Which message of which batch, in the order they were added.
+    order: Vec<(u32, u32)>,
+    bytes: usize,
+    _permit: Option<Permit>,
+    apart: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    topic: Arc<Topic>,
+    shard: ShardId,
+    index: u32,
+    batch: Batch,
+}
+
+/// Where a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its id.
+    pub id: MessageId,
+    /// The partition, counted from 0.
+    pub partition: u32,
+    /// Its position there.
+    pub position: Position,
+    /// Whether it had come before under the same publish id; id, partition and
+    /// position are then the first one's.
+    pub duplicate: bool,
+    /// When it was taken in.
+    pub at: UnixMs,
+}
+
+/// What became of an [`Outbox`], in the order messages were added.
+#[derive(Debug)]
+pub struct Sent {
+    batches: Vec<(Outgoing, Published)>,
+    order: Vec<(u32, u32)>,
+}
+
+impl Broker {
+    /// The topic of that name, for a caller who wants to publish to it. Made if it is
+    /// not there and the node makes topics on first use.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn topic_to_publish(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> Result<Arc<Topic>, Problem> {
+        caller.check(Action::Publish, On::Topic(name))?;
+        if let Ok(topic) = self.topic(name) {
+            if topic.role != posthouse_core::catalog::Role::Messages {
+                return Err(Problem::new(
+                    Kind::Invalid,
+                    "system_topic",
+                    format!("{name} is a topic of the system: nobody publishes to it"),
+                ));
+            }
+            return Ok(topic);
+        }
+        if !self.auto_creates() {
+            return Err(Problem::no_topic(name));
+        }
+        let made = self.directory.put_topic(name, TopicConfig::default(), true).await?;
+        Ok(made.0)
+    }
+
+    /// Room for `bytes` of bodies, at once.
+    ///
+    /// # Errors
+    /// If so much is on its way into the log already: the caller is to come back.
+    pub fn permit(&self, bytes: usize) -> Result<Permit, Problem> {
+        let permits = permits_for(bytes);
+        let taken = self.bytes_in_flight.clone().try_acquire_many_owned(permits);
+        taken.map(Permit).map_err(|_| {
+            let most = bounds::BYTES_IN_FLIGHT >> 20;
+            Problem::busy(format!("{most} MiB of messages are on their way to the disk already"))
+                .with_hint("publish less at once, or come back in a moment")
+        })
+    }
+
+    /// Waits for room for `bytes` of bodies: for doors that can make a client wait.
+    ///
+    /// # Errors
+    /// If the node stops meanwhile.
+    pub async fn wait_for_permit(&self, bytes: usize) -> Result<Permit, Problem> {
+        let permits = permits_for(bytes);
+        let taken = self.bytes_in_flight.clone().acquire_many_owned(permits).await;
+        taken.map(Permit).map_err(|_| Problem::stopping())
+    }
+
+    /// An empty outbox, which holds `permit` until it is answered. What is in it is
+    /// published all or nothing; with `apart`, one message need not wait for another,
+    /// and each has its own result.
+    pub fn outbox(&self, permit: Option<Permit>, apart: bool) -> Outbox {
+        Outbox { batches: Vec::new(), order: Vec::new(), bytes: 0, _permit: permit, apart }
+    }
+
+    /// Adds a message to an outbox.
+    ///
+    /// # Errors
+    /// What is wrong with the message. The outbox is as it was.
+    pub fn add(
+        &self,
+        outbox: &mut Outbox,
+        topic: &Arc<Topic>,
+        parts: &Parts<'_>,
+        payload: &[u8],
+    ) -> Result<(), Problem> {
+        parts.check()?;
+        // Names and values come in no order of their own: the same message is to be the
+        // same bytes, or its publish id would be taken for another's.
+        let sorted;
+        let parts = if parts.headers.is_sorted() {
+            parts
+        } else {
+            sorted = parts.with_sorted_headers();
+            &sorted
+        };
+        let most = topic.config.max_message_bytes as usize;
+        if payload.len() > most {
+            return Err(too_large(payload.len(), most, topic));
+        }
+        if outbox.order.len() == bounds::PUBLISH_MESSAGES {
+            let most = bounds::PUBLISH_MESSAGES;
+            return Err(Problem::invalid("messages", most + 1, format!("at most {most}")));
+        }
+        if outbox.bytes + payload.len() > bounds::PUBLISH_BYTES && outbox.bytes > 0 {
+            let most = bounds::PUBLISH_BYTES;
+            let detail = format!("a publish is all or nothing, and has at most {most} bytes");
+            return Err(Problem::new(Kind::TooLarge, "batch_too_large", detail)
+                .with_field("messages", outbox.bytes + payload.len(), format!("at most {most}"))
+                .with_hint("publish in several batches"));
+        }
+        outbox.bytes += payload.len();
+        let key = parts.key.map_or(0, |key| self.secret.hash(key.as_bytes()));
+        let dedupe = parts.dedupe_id.filter(|_| topic.config.dedupe_window_ms > 0);
+        let number = outbox.batch_for(topic, || self.partition_for(topic, key, dedupe));
+        let batch = &mut outbox.batches[number as usize].batch;
+        let at = batch.bodies.len();
+        let len = batch.bodies.seal(|out| parts.encode(payload, out));
+        let dedupe = dedupe.map(|id| {
+            // What the message is but for when it came: the sealed content.
+            let content = batch.bodies.content(at, len as usize);
+            Box::new(EntryDedupe {
+                id: self.secret.hash128(id.as_bytes()),
+                digest: self.secret.hash(content),
+            })
+        });
+        let tags = match parts.tags.as_slice() {
+            [] => TagSet::None,
+            tags => TagSet::of(
+                &tags.iter().map(|tag| self.secret.hash(tag.as_bytes())).collect::<Vec<_>>(),
+            ),
+        };
+        outbox.order.push((number, batch.drafts.len() as u32));
+        batch.drafts.push(Draft { len, key, tags, ttl_ms: parts.ttl_ms, dedupe });
+        Ok(())
+    }
+
+    /// Where a message goes: by its key; else by its publish id, so that the same one
+    /// comes to the same place; else all of a batch to one, in turn.
+    fn partition_for(&self, topic: &Topic, key: u64, dedupe: Option<&str>) -> Option<u32> {
+        let count = topic.partitions.len() as u64;
+        if count == 1 {
+            return Some(0);
+        }
+        let hash = match (key, dedupe) {
+            (0, None) => return None,
+            (0, Some(id)) => self.secret.hash(id.as_bytes()),
+            (key, _) => key,
+        };
+        Some((hash % count) as u32)
+    }
+
+    /// Publishes what is in an outbox. The answer comes when it is durable.
+    ///
+    /// # Errors
+    /// See [`Problem`]: then nothing was published. But with [`Kind::Unknown`] nobody can
+    /// say, and what was published apart may have been in part.
+    pub async fn publish(&self, outbox: Outbox) -> Result<Sent, Problem> {
+        self.submit(outbox)?.wait().await
+    }
+
+    /// Hands an outbox over, in the order of calls. [`Submitted::wait`] for the answer.
+    ///
+    /// # Errors
+    /// See [`Broker::publish`].
+    pub fn submit(&self, mut outbox: Outbox) -> Result<Submitted, Problem> {
+        self.space.check()?;
+        if !self.is_ready() {
+            return Err(Problem::stopping());
+        }
+        outbox.settle_partitions(self.turn.fetch_add(1, Ordering::Relaxed));
+        let mut shards: Vec<ShardId> = outbox.batches.iter().map(|o| o.shard).collect();
+        shards.dedup();
+        shards.sort_unstable();
+        shards.dedup();
+        if shards.len() > 1 && !outbox.apart {
+            return Err(Problem::new(
+                Kind::Invalid,
+                "several_shards",
+                "the messages go to partitions on different shards, and cannot be published \
+                 all or nothing",
+            )
+            .with_hint("publish to each topic apart, or give keys that go to one partition"));
+        }
+        let mut answers = Vec::with_capacity(shards.len());
+        for shard in shards {
+            answers.push((shard, self.send_batches(shard, &mut outbox)?));
+        }
+        Ok(Submitted { outbox, answers })
+    }
+
+    fn send_batches(
+        &self,
+        shard: ShardId,
+        outbox: &mut Outbox,
+    ) -> Result<oneshot::Receiver<Result<Reply, Problem>>, Problem> {
+        let of_shard = outbox.batches.iter_mut().filter(|outgoing| outgoing.shard == shard);
+        let batches = of_shard.map(|outgoing| std::mem::take(&mut outgoing.batch)).collect();
+        let (tx, rx) = oneshot::channel();
+        let command = Command::Publish { batches, apart: outbox.apart };
+        let mail = Mail::Command { command, tx };
+        let mailbox = &self.shard(shard)?.mailbox;
+        mailbox.send(mail.class(), mail).map_err(|_| Problem::stopping())?;
+        Ok(rx)
+    }
+
+    /// Where every message of an outbox went, in the order they were added; or why one
+    /// did not, if they were published apart.
+    pub fn placed<'a>(
+        &'a self,
+        sent: &'a Sent,
+    ) -> impl Iterator<Item = Result<Placed, Problem>> + 'a {
+        sent.order.iter().map(|(batch, index)| {
+            let (outgoing, published) = &sent.batches[*batch as usize];
+            let (topic, shard) = (&outgoing.topic, outgoing.shard);
+            let (before, duplicate) = find(&published.duplicates, *index);
+            let (refused, conflict) = find(&published.conflicts, *index);
+            if let Some(known) = conflict {
+                return Err(Refusal::Conflict {
+                    batch: 0,
+                    index: *index,
+                    partition: known.partition,
+                    position: known.position,
+                }
+                .into());
+            }
+            let at = published.at;
+            Ok(match duplicate {
+                Some(known) => Placed {
+                    id: self.id_at(shard, known.partition, known.position),
+                    partition: topic.index_of(known.partition).unwrap_or(outgoing.index),
+                    position: known.position,
+                    duplicate: true,
+                    at,
+                },
+                None => {
+                    let skipped = (before + refused) as u64;
+                    let position = published.first + u64::from(*index) - skipped;
+                    Placed {
+                        id: self.id_at(shard, published.partition, position),
+                        partition: outgoing.index,
+                        position,
+                        duplicate: false,
+                        at,
+                    }
+                }
+            })
+        })
+    }
+}
+
+/// An outbox that was handed over.
+#[derive(Debug)]
+pub struct Submitted {
+    outbox: Outbox,
+    answers: Vec<(ShardId, oneshot::Receiver<Result<Reply, Problem>>)>,
+}
+
+impl Submitted {
+    /// Waits until everything is durable.
+    ///
+    /// # Errors
+    /// See [`Broker::publish`].
+    pub async fn wait(self) -> Result<Sent, Problem> {
+        let Submitted { outbox, answers } = self;
+        let mut published: Vec<Option<Published>> = outbox.batches.iter().map(|_| None).collect();
+        for (shard, answer) in answers {
+            let reply = answer.await.map_err(|_| Problem::stopping())??;
+            let Reply::Published(of_shard) = reply else {
+                return Err(match reply {
+                    Reply::Refused(refusal) => refusal.into(),
+                    other => Problem::internal(format!("a publish was answered by {other:?}")),
+                });
+            };
+            let mut of_shard = of_shard.into_iter();
+            for (outgoing, published) in outbox.batches.iter().zip(&mut published) {
+                if outgoing.shard == shard {
+                    *published = of_shard.next();
+                }
+            }
+        }
+        let batches = outbox.batches.into_iter().zip(published.into_iter().flatten()).collect();
+        Ok(Sent { batches, order: outbox.order })
+    }
+}
+
+/// How many known messages come before the one at `index`, and that one if it is known.
+fn find(known: &[Known], index: u32) -> (usize, Option<&Known>) {
+    let before = known.partition_point(|known| known.index < index);
+    (before, known.get(before).filter(|known| known.index == index))
+}
+
+impl Sent {
+    /// How many messages there were.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+}
+
+/// Stands for "wherever it is this batch's turn".
+const ANYWHERE: u32 = u32::MAX;
+
+impl Outbox {
+    /// How many messages it holds.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Bytes of bodies.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The batch for a partition of a topic, made if there is none.
+    fn batch_for(&mut self, topic: &Arc<Topic>, partition: impl FnOnce() -> Option<u32>) -> u32 {
+        let index = partition().unwrap_or(ANYWHERE);
+        let known = self
+            .batches
+            .iter()
+            .rposition(|outgoing| outgoing.index == index && outgoing.topic.id == topic.id);
+        if let Some(at) = known {
+            return at as u32;
+        }
+        let place = topic.partitions[if index == ANYWHERE { 0 } else { index as usize }];
+        self.batches.push(Outgoing {
+            topic: topic.clone(),
+            shard: place.shard,
+            index,
+            batch: Batch {
+                partition: place.id,
+                topic: topic.id,
+                bodies: BodyBuf::default(),
+                drafts: Vec::new(),
+            },
+        });
+        self.batches.len() as u32 - 1
+    }
+
+    /// Sends what may go anywhere to one partition of its topic, in turn.
+    fn settle_partitions(&mut self, turn: u64) {
+        for outgoing in &mut self.batches {
+            if outgoing.index == ANYWHERE {
+                let index = (turn % outgoing.topic.partitions.len() as u64) as u32;
+                let place = outgoing.topic.partitions[index as usize];
+                outgoing.index = index;
+                outgoing.shard = place.shard;
+                outgoing.batch.partition = place.id;
+            }
+        }
+    }
+}
+
+fn permits_for(bytes: usize) -> u32 {
+    let most = bounds::BYTES_IN_FLIGHT / PERMIT_BYTES;
+    bytes.div_ceil(PERMIT_BYTES).clamp(1, most) as u32
+}
+
+/// The semaphore that [`Broker::permit`] draws from.
+pub(super) fn all_permits() -> usize {
+    bounds::BYTES_IN_FLIGHT / PERMIT_BYTES
+}
+
+fn too_large(bytes: usize, most: usize, topic: &Topic) -> Problem {
+    let name = &topic.name;
+    let detail = format!("the body has {bytes} bytes; topic {name:?} takes at most {most}");
+    Problem::new(Kind::TooLarge, "message_too_large", detail)
+        .with_field("body", bytes, format!("at most {most} bytes"))
+        .with_hint("store large content elsewhere, or raise max_message_bytes of the topic")
+}

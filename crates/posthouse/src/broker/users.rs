@@ -1,0 +1,150 @@
+//! Users, their tokens and their grants.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use posthouse_core::UnixMs;
+use posthouse_core::catalog::machine::{Command, Reply};
+use posthouse_core::catalog::{AccessGrant, Action, Token, User, UserConfig};
+
+use super::access::token_hash;
+use super::{Broker, Caller, On};
+use crate::problem::{Kind, Problem};
+use crate::shard::clock::wall_ms;
+
+/// Before every token, so that one can be told when it is found where it should not be.
+const TOKEN_PREFIX: &str = "ph_";
+
+impl Broker {
+    /// All users, for who may manage the node.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub fn users(&self, caller: &Caller) -> Result<Vec<Arc<User>>, Problem> {
+        caller.check(Action::Manage, On::Node)?;
+        Ok(self.catalog().users().cloned().collect())
+    }
+
+    /// One user, for who may manage the node.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub fn user(&self, caller: &Caller, name: &str) -> Result<Arc<User>, Problem> {
+        caller.check(Action::Manage, On::Node)?;
+        self.catalog().user_named(name).cloned().ok_or_else(|| no_user(name))
+    }
+
+    /// Makes a user, or gives one other grants. The first one must be able to manage the
+    /// node: from then on nobody else can.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn put_user(
+        &self,
+        caller: &Caller,
+        name: &str,
+        grants: Vec<AccessGrant>,
+    ) -> Result<Arc<User>, Problem> {
+        caller.check(Action::Manage, On::Node)?;
+        let tokens = self.catalog().user_named(name).map(|user| user.config.tokens.clone());
+        let config = UserConfig { grants, tokens: tokens.unwrap_or_default() };
+        self.check_managers(name, Some(&config))?;
+        self.set_user(name, config).await
+    }
+
+    async fn set_user(&self, name: &str, config: UserConfig) -> Result<Arc<User>, Problem> {
+        let put = Command::PutUser { name: name.into(), config };
+        match self.directory.meta(put).await? {
+            Reply::User(user, _) => Ok(user),
+            other => Err(Problem::internal(format!("a user was answered by {other:?}"))),
+        }
+    }
+
+    /// Somebody must be left who can manage the node, with user `name` as `config` says
+    /// (`None`: gone). With nobody left at all the node is open again.
+    fn check_managers(&self, name: &str, config: Option<&UserConfig>) -> Result<(), Problem> {
+        let catalog = self.catalog();
+        let is_manager = |config: &UserConfig| {
+            let user =
+                User { id: 0, name: name.into(), created_at: UnixMs(0), config: config.clone() };
+            Caller::User(Arc::new(user)).may(Action::Manage, On::Node)
+        };
+        let mut others = catalog.users().filter(|user| *user.name != *name).peekable();
+        let nobody = others.peek().is_none() && config.is_none();
+        if nobody || config.is_some_and(is_manager) || others.any(|user| is_manager(&user.config)) {
+            return Ok(());
+        }
+        let detail = "nobody would be left who may manage this node";
+        Err(Problem::new(Kind::Conflict, "no_manager", detail).with_hint(
+            "let one user have a grant with action manage, topics [\"*\"] and groups [\"*\"]",
+        ))
+    }
+
+    /// Deletes a user.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn delete_user(&self, caller: &Caller, name: &str) -> Result<(), Problem> {
+        caller.check(Action::Manage, On::Node)?;
+        self.check_managers(name, None)?;
+        self.directory.meta(Command::DeleteUser { name: name.into() }).await.map(drop)
+    }
+
+    /// Makes a token for a user. It is returned here, and never shown again: only its
+    /// hash is kept.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn make_token(
+        &self,
+        caller: &Caller,
+        user: &str,
+        token: &str,
+    ) -> Result<String, Problem> {
+        caller.check(Action::Manage, On::Node)?;
+        posthouse_core::name::check(token)?;
+        let mut config = self.user(caller, user)?.config.clone();
+        if config.tokens.iter().any(|known| known.name == token) {
+            let detail = format!("user {user:?} has a token {token:?} already");
+            return Err(Problem::new(Kind::Conflict, "token_exists", detail)
+                .with_hint("revoke it first, or give this one another name"));
+        }
+        let mut random = [0u8; 32];
+        getrandom::fill(&mut random)
+            .map_err(|e| Problem::internal(format!("the system gives no random numbers: {e}")))?;
+        let text = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random));
+        config.tokens.push(Token {
+            name: token.into(),
+            sha256: token_hash(&text),
+            created_at: UnixMs(wall_ms()),
+        });
+        self.set_user(user, config).await?;
+        Ok(text)
+    }
+
+    /// Revokes a token of a user.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn revoke_token(
+        &self,
+        caller: &Caller,
+        user: &str,
+        token: &str,
+    ) -> Result<(), Problem> {
+        caller.check(Action::Manage, On::Node)?;
+        let mut config = self.user(caller, user)?.config.clone();
+        let before = config.tokens.len();
+        config.tokens.retain(|known| known.name != token);
+        if config.tokens.len() == before {
+            let detail = format!("user {user:?} has no token {token:?}");
+            return Err(Problem::new(Kind::NotFound, "token_not_found", detail));
+        }
+        self.set_user(user, config).await.map(drop)
+    }
+}
+
+fn no_user(name: &str) -> Problem {
+    Problem::new(Kind::NotFound, "user_not_found", format!("there is no user {name:?}"))
+}

@@ -1,0 +1,384 @@
+//! Between what the broker says and what goes over the wire.
+
+use std::sync::Arc;
+
+use posthouse_client::proto;
+use posthouse_core::UnixMs;
+use posthouse_core::catalog::{self, Group, Topic, User};
+use posthouse_core::message::{Origin, Parts};
+use posthouse_core::queue::MessageState;
+
+use crate::broker::consume::{Outcome, Received};
+use crate::broker::history::{Event, What};
+use crate::broker::inspect::{GroupStats, PartitionStats, Seen};
+use crate::broker::manage::{GroupPatch, TopicPatch};
+use crate::problem::Problem;
+
+pub(super) fn problem(problem: &Problem) -> proto::Problem {
+    let about = problem.about.as_deref().cloned();
+    let (field, value, limit) =
+        about.map_or_else(Default::default, |about| (about.field, about.value, about.limit));
+    proto::Problem {
+        code: problem.code.into(),
+        detail: problem.detail.clone(),
+        field,
+        value,
+        limit,
+        hint: problem.hint.as_deref().unwrap_or_default().to_owned(),
+        retry_after_ms: problem.retry_after_ms,
+        status: problem.kind.grpc_code() as i32,
+    }
+}
+
+// ---- messages
+
+pub(super) fn received(received: &Received) -> Result<proto::ReceivedMessage, Problem> {
+    let (parts, body) = received.parts()?;
+    let (topic, partition, position) = received.place(&parts);
+    Ok(proto::ReceivedMessage {
+        id: received.id.to_string(),
+        topic: topic.to_owned(),
+        partition,
+        position,
+        attempt: received.attempt.into(),
+        fence: received.fence,
+        published_at_ms: received.published_at.0,
+        receipt: received.receipt.clone(),
+        ..content(&parts, body)
+    })
+}
+
+pub(super) fn seen(seen: &Seen) -> Result<proto::ReceivedMessage, Problem> {
+    let (parts, body) = seen.parts()?;
+    Ok(proto::ReceivedMessage {
+        id: seen.id.to_string(),
+        topic: seen.topic.name.to_string(),
+        partition: seen.partition,
+        position: seen.found.position,
+        published_at_ms: seen.found.at.0,
+        ..content(&parts, body)
+    })
+}
+
+fn content(parts: &Parts<'_>, body: bytes::Bytes) -> proto::ReceivedMessage {
+    proto::ReceivedMessage {
+        body,
+        key: parts.key.map(str::to_owned),
+        tags: parts.tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        headers: parts.headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+        ttl_ms: parts.ttl_ms,
+        dedupe_id: parts.dedupe_id.map(str::to_owned),
+        origin: parts.origin.as_ref().map(origin),
+        ..Default::default()
+    }
+}
+
+fn origin(origin: &Origin<'_>) -> proto::Origin {
+    proto::Origin {
+        topic: origin.topic.to_owned(),
+        partition: origin.partition,
+        position: origin.position,
+        published_at_ms: origin.published_at.0,
+        reason: origin.reason.as_str().into(),
+        attempts: origin.attempts.into(),
+        died_at_ms: origin.died_at.0,
+        error: origin.error.to_owned(),
+    }
+}
+
+pub(super) fn outcome(outcome: Outcome) -> proto::SettleResult {
+    let (status, detail) = match outcome {
+        Outcome::Ok => (proto::SettleStatus::Ok, String::new()),
+        Outcome::Already => (proto::SettleStatus::Already, String::new()),
+        Outcome::Stale(detail) => (proto::SettleStatus::Stale, detail),
+        Outcome::Invalid(problem) => (proto::SettleStatus::Invalid, problem.detail),
+    };
+    proto::SettleResult { status: status.into(), detail }
+}
+
+pub(super) fn state(group: &str, state: &MessageState, left_ms: Option<u64>) -> proto::GroupState {
+    let mut out =
+        proto::GroupState { group: group.into(), left_ms, ..proto::GroupState::default() };
+    out.state = match state {
+        MessageState::Ahead => "ahead",
+        MessageState::InFlight { consumer, attempt, fence, .. } => {
+            out.consumer = consumer.clone();
+            out.attempt = (*attempt).into();
+            out.fence = *fence;
+            "in_flight"
+        }
+        MessageState::Waiting { attempts, reason, .. } => {
+            out.attempt = (*attempts).into();
+            out.reason = reason.clone();
+            "waiting"
+        }
+        MessageState::Chained => "behind_key",
+        MessageState::Done => "done",
+    }
+    .into();
+    out
+}
+
+pub(super) fn event(event: &Event) -> proto::HistoryEvent {
+    let mut out = proto::HistoryEvent {
+        at_ms: event.at.0,
+        group: event.group.clone().unwrap_or_default(),
+        event: event.what.name().into(),
+        ..Default::default()
+    };
+    match &event.what {
+        What::Granted { consumer, attempt, fence, auto_ack } => {
+            out.consumer = consumer.clone();
+            out.attempt = (*attempt).into();
+            out.fence = *fence;
+            out.auto_ack = *auto_ack;
+        }
+        What::Nacked { reason } => out.reason = reason.clone(),
+        What::Skipped { why } | What::Trimmed { why } => out.reason = (*why).into(),
+        What::Seeked { position } => out.position = Some(*position),
+        What::Published
+        | What::Extended
+        | What::Acked
+        | What::Chained
+        | What::Dead
+        | What::Redriven => {}
+    }
+    out
+}
+
+// ---- topics
+
+pub(super) fn topic_patch(config: Option<proto::TopicConfig>) -> Result<TopicPatch, Problem> {
+    let config = config.unwrap_or_default();
+    Ok(TopicPatch {
+        partitions: config.partitions,
+        retention: config.retention.and_then(retention),
+        max_message_bytes: config.max_message_bytes,
+        dedupe_window_ms: config.dedupe_window_ms,
+    })
+}
+
+fn retention(retention: proto::Retention) -> Option<catalog::Retention> {
+    use proto::retention::Retention as Wire;
+    Some(match retention.retention? {
+        Wire::Acknowledged(acknowledged) => {
+            catalog::Retention::Acknowledged { min_age_ms: acknowledged.min_age_ms }
+        }
+        Wire::Limits(limits) => catalog::Retention::Limits {
+            max_age_ms: limits.max_age_ms,
+            max_bytes: limits.max_bytes,
+            max_count: limits.max_count,
+        },
+    })
+}
+
+pub(super) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> proto::Topic {
+    use proto::retention::{Acknowledged, Limits, Retention as Wire};
+    let config = &topic.config;
+    let retention = match &config.retention {
+        catalog::Retention::Acknowledged { min_age_ms } => {
+            Wire::Acknowledged(Acknowledged { min_age_ms: *min_age_ms })
+        }
+        catalog::Retention::Limits { max_age_ms, max_bytes, max_count } => Wire::Limits(Limits {
+            max_age_ms: *max_age_ms,
+            max_bytes: *max_bytes,
+            max_count: *max_count,
+        }),
+    };
+    let partition = |stats: &PartitionStats| {
+        let info = stats.info;
+        proto::Partition {
+            partition: stats.index,
+            shard: stats.shard.0.into(),
+            head: info.head,
+            next: info.next,
+            bytes: info.bytes,
+            oldest_at_ms: (info.next > info.head).then_some(info.head_at.0),
+        }
+    };
+    proto::Topic {
+        name: topic.name.to_string(),
+        config: Some(proto::TopicConfig {
+            partitions: Some(config.partitions),
+            retention: Some(proto::Retention { retention: Some(retention) }),
+            max_message_bytes: Some(config.max_message_bytes),
+            dedupe_window_ms: Some(config.dedupe_window_ms),
+        }),
+        created_at_ms: topic.created_at.0,
+        messages: partitions.iter().map(|p| p.info.next - p.info.head).sum(),
+        bytes: partitions.iter().map(|p| p.info.bytes).sum(),
+        partitions: partitions.iter().map(partition).collect(),
+    }
+}
+
+// ---- groups
+
+pub(super) fn group_patch(config: Option<proto::GroupConfig>) -> Result<GroupPatch, Problem> {
+    let config = config.unwrap_or_default();
+    let subscription = |subscription: proto::Subscription| catalog::Subscription {
+        topic: subscription.topic,
+        filter: match subscription.filter {
+            filter if filter.is_empty() => "*".into(),
+            filter => filter,
+        },
+    };
+    let attempts = |attempts: u32| {
+        u16::try_from(attempts)
+            .map_err(|_| Problem::invalid("max_attempts", attempts, "at most 10000"))
+    };
+    Ok(GroupPatch {
+        dead_letter: match config.dead_letter() {
+            proto::DeadLetter::Unspecified => None,
+            proto::DeadLetter::Topic => Some(catalog::DeadLetter::Topic),
+            proto::DeadLetter::Drop => Some(catalog::DeadLetter::Drop),
+        },
+        order: match config.order() {
+            proto::Order::Unspecified => None,
+            proto::Order::None => Some(catalog::Order::None),
+            proto::Order::Key => Some(catalog::Order::Key),
+        },
+        subscriptions: config
+            .subscriptions
+            .map(|list| list.subscriptions.into_iter().map(subscription).collect()),
+        start: config.start.and_then(start),
+        lease_ms: config.lease_ms,
+        max_attempts: config.max_attempts.map(attempts).transpose()?,
+        backoff_ms: config.backoff.map(|backoff| backoff.steps_ms),
+        max_in_flight: config.max_in_flight.map(|most| (most > 0).then_some(most)),
+        window: config.window,
+        paused: config.paused,
+        expire_after_ms: config.expire_after_ms.map(|ms| (ms > 0).then_some(ms)),
+    })
+}
+
+fn start(start: proto::Start) -> Option<catalog::Start> {
+    use proto::start::Start as Wire;
+    Some(match start.start? {
+        Wire::Earliest(_) => catalog::Start::Earliest,
+        Wire::Latest(_) => catalog::Start::Latest,
+        Wire::TimeMs(time) => catalog::Start::Time(UnixMs(time)),
+    })
+}
+
+fn group_config(config: &catalog::GroupConfig) -> proto::GroupConfig {
+    use proto::start::Start as Wire;
+    let subscriptions = config.subscriptions.iter().map(|subscription| proto::Subscription {
+        topic: subscription.topic.clone(),
+        filter: subscription.filter.clone(),
+    });
+    proto::GroupConfig {
+        subscriptions: Some(proto::group_config::Subscriptions {
+            subscriptions: subscriptions.collect(),
+        }),
+        start: Some(proto::Start {
+            start: Some(match config.start {
+                catalog::Start::Earliest => Wire::Earliest(true),
+                catalog::Start::Latest => Wire::Latest(true),
+                catalog::Start::Time(time) => Wire::TimeMs(time.0),
+            }),
+        }),
+        lease_ms: Some(config.lease_ms),
+        max_attempts: Some(config.max_attempts.into()),
+        backoff: Some(proto::group_config::Backoff { steps_ms: config.backoff_ms.clone() }),
+        dead_letter: match config.dead_letter {
+            catalog::DeadLetter::Topic => proto::DeadLetter::Topic.into(),
+            catalog::DeadLetter::Drop => proto::DeadLetter::Drop.into(),
+        },
+        order: match config.order {
+            catalog::Order::None => proto::Order::None.into(),
+            catalog::Order::Key => proto::Order::Key.into(),
+        },
+        max_in_flight: Some(config.max_in_flight.unwrap_or(0)),
+        window: Some(config.window),
+        paused: Some(config.paused),
+        expire_after_ms: Some(config.expire_after_ms.unwrap_or(0)),
+    }
+}
+
+pub(super) fn group(group: &Arc<Group>, stats: &GroupStats) -> proto::Group {
+    let pairs = stats.pairs.iter().map(|pair| {
+        let info = &pair.info;
+        proto::GroupPartition {
+            topic: pair.topic.to_string(),
+            partition: pair.partition,
+            floor: info.floor,
+            next: info.next,
+            end: info.end,
+            lag: info.lag,
+            in_flight: info.in_flight,
+            waiting: info.waiting,
+            dropped: info.dropped,
+            oldest_at_ms: pair.oldest_at.map(|at| at.0),
+            window_full: info.window_full,
+        }
+    });
+    let consumer = |consumer: &crate::broker::inspect::ConsumerStats| proto::Consumer {
+        name: consumer.name.clone(),
+        held: consumer.held,
+    };
+    proto::Group {
+        name: group.name.to_string(),
+        config: Some(group_config(&group.config)),
+        created_at_ms: group.created_at.0,
+        partitions: pairs.collect(),
+        consumers: stats.consumers.iter().map(consumer).collect(),
+        lag: stats.sum(|info| info.lag),
+        in_flight: stats.sum(|info| info.in_flight),
+        waiting: stats.sum(|info| info.waiting),
+        dropped: stats.sum(|info| info.dropped),
+        dead_letters: stats.dead_letters,
+    }
+}
+
+// ---- users
+
+pub(super) fn user(user: &User) -> proto::User {
+    let action = |action: &catalog::Action| match action {
+        catalog::Action::Publish => proto::Action::Publish.into(),
+        catalog::Action::Consume => proto::Action::Consume.into(),
+        catalog::Action::Manage => proto::Action::Manage.into(),
+    };
+    let grant = |grant: &catalog::AccessGrant| proto::AccessGrant {
+        actions: grant.actions.iter().map(action).collect(),
+        topics: grant.topics.clone(),
+        groups: grant.groups.clone(),
+    };
+    let token = |token: &catalog::Token| proto::Token {
+        name: token.name.clone(),
+        created_at_ms: token.created_at.0,
+    };
+    proto::User {
+        name: user.name.to_string(),
+        grants: user.config.grants.iter().map(grant).collect(),
+        tokens: user.config.tokens.iter().map(token).collect(),
+        created_at_ms: user.created_at.0,
+    }
+}
+
+pub(super) fn grants(
+    grants: Vec<proto::AccessGrant>,
+) -> Result<Vec<catalog::AccessGrant>, Problem> {
+    grants
+        .into_iter()
+        .map(|grant| {
+            let actions: Result<Vec<catalog::Action>, Problem> = grant
+                .actions()
+                .map(|action| match action {
+                    proto::Action::Publish => Ok(catalog::Action::Publish),
+                    proto::Action::Consume => Ok(catalog::Action::Consume),
+                    proto::Action::Manage => Ok(catalog::Action::Manage),
+                    proto::Action::Unspecified => Err(Problem::invalid(
+                        "grants.actions",
+                        "unspecified",
+                        "publish, consume or manage",
+                    )),
+                })
+                .collect();
+            Ok(catalog::AccessGrant {
+                actions: actions?,
+                topics: grant.topics,
+                groups: grant.groups,
+            })
+        })
+        .collect()
+}

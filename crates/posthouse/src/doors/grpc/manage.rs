@@ -1,0 +1,372 @@
+//! Topics, groups, messages, dead letters, users, and the node.
+
+use std::sync::Arc;
+
+use posthouse_client::proto::{self, seek_request};
+use posthouse_core::UnixMs;
+use posthouse_core::catalog::machine::Outcome;
+use posthouse_core::catalog::{Group, Topic};
+use posthouse_core::ident::MessageId;
+use posthouse_core::queue::MessageState;
+
+use super::{Door, convert};
+use crate::broker::inspect::Browse;
+use crate::broker::letters::Which;
+use crate::broker::manage::SeekTo;
+use crate::broker::{Caller, bounds};
+use crate::problem::Problem;
+
+/// Entries of a page unless the client says otherwise.
+const PAGE: usize = 100;
+
+fn page(limit: u32) -> usize {
+    if limit == 0 { PAGE } else { (limit as usize).min(bounds::PAGE) }
+}
+
+fn after(name: &str) -> Option<&str> {
+    (!name.is_empty()).then_some(name)
+}
+
+fn which(ids: &[String], all: bool) -> Result<Which, Problem> {
+    match (ids.is_empty(), all) {
+        (true, true) => Ok(Which::All),
+        (false, false) => {
+            let ids: Result<Vec<MessageId>, _> = ids.iter().map(|id| id.parse()).collect();
+            Ok(Which::Ids(ids?))
+        }
+        _ => Err(Problem::invalid("ids", ids.len(), "give message ids, or all, and not both")),
+    }
+}
+
+impl Door {
+    // ---- topics
+
+    async fn topic(&self, topic: &Topic) -> Result<proto::Topic, Problem> {
+        Ok(convert::topic(topic, &self.broker.topic_stats(topic).await?))
+    }
+
+    pub(super) async fn put_topic(
+        &self,
+        caller: &Caller,
+        request: proto::PutTopicRequest,
+    ) -> Result<proto::PutTopicResponse, Problem> {
+        let patch = convert::topic_patch(request.config)?;
+        let (topic, outcome) = self.broker.put_topic(caller, &request.name, patch).await?;
+        Ok(proto::PutTopicResponse {
+            topic: Some(self.topic(&topic).await?),
+            created: outcome == Outcome::Created,
+        })
+    }
+
+    pub(super) async fn get_topic(
+        &self,
+        caller: &Caller,
+        request: proto::GetTopicRequest,
+    ) -> Result<proto::Topic, Problem> {
+        let topic = self.broker.topic_for(caller, &request.name)?;
+        self.topic(&topic).await
+    }
+
+    pub(super) async fn list_topics(
+        &self,
+        caller: &Caller,
+        request: proto::ListTopicsRequest,
+    ) -> Result<proto::ListTopicsResponse, Problem> {
+        let limit = page(request.limit);
+        let topics = self.broker.topics(caller, &request.prefix, after(&request.after), limit);
+        let mut list = Vec::with_capacity(topics.len());
+        for topic in &topics {
+            list.push(self.topic(topic).await?);
+        }
+        Ok(proto::ListTopicsResponse { more: list.len() == limit, topics: list })
+    }
+
+    pub(super) async fn delete_topic(
+        &self,
+        caller: &Caller,
+        request: proto::DeleteTopicRequest,
+    ) -> Result<proto::DeleteTopicResponse, Problem> {
+        self.broker.delete_topic(caller, &request.name).await?;
+        Ok(proto::DeleteTopicResponse {})
+    }
+
+    pub(super) async fn purge_topic(
+        &self,
+        caller: &Caller,
+        request: proto::PurgeTopicRequest,
+    ) -> Result<proto::PurgeTopicResponse, Problem> {
+        let before = match (request.partition, request.before) {
+            (partition, Some(position)) => Some((partition.unwrap_or(0), position)),
+            (None, None) => None,
+            (Some(partition), None) => Some((partition, u64::MAX)),
+        };
+        let purged = self.broker.purge(caller, &request.name, before).await?;
+        Ok(proto::PurgeTopicResponse { purged })
+    }
+
+    // ---- messages
+
+    pub(super) async fn browse(
+        &self,
+        caller: &Caller,
+        request: proto::BrowseRequest,
+    ) -> Result<proto::BrowseResponse, Problem> {
+        let browse = Browse {
+            partition: request.partition,
+            from: request.from,
+            since: request.since_ms.map(UnixMs),
+            until: request.until_ms.map(UnixMs),
+            key: request.key,
+            limit: page(request.limit),
+        };
+        let browsed = self.broker.browse(caller, &request.topic, &browse).await?;
+        let messages: Result<_, Problem> = browsed.messages.iter().map(convert::seen).collect();
+        Ok(proto::BrowseResponse { messages: messages?, next: browsed.next })
+    }
+
+    pub(super) async fn get_message(
+        &self,
+        caller: &Caller,
+        request: proto::GetMessageRequest,
+    ) -> Result<proto::GetMessageResponse, Problem> {
+        let (seen, states) = self.broker.message(caller, &request.id).await?;
+        let mut groups = Vec::with_capacity(states.len());
+        for of in &states {
+            let left_ms = match of.state {
+                MessageState::InFlight { until, .. } | MessageState::Waiting { until, .. } => {
+                    Some(self.broker.lease_left(seen.shard, until).await?)
+                }
+                _ => None,
+            };
+            groups.push(convert::state(&of.group, &of.state, left_ms));
+        }
+        Ok(proto::GetMessageResponse { message: Some(convert::seen(&seen)?), groups })
+    }
+
+    pub(super) async fn get_history(
+        &self,
+        caller: &Caller,
+        request: proto::GetHistoryRequest,
+    ) -> Result<proto::GetHistoryResponse, Problem> {
+        let history = self.broker.history(caller, &request.id).await?;
+        Ok(proto::GetHistoryResponse {
+            events: history.events.iter().map(convert::event).collect(),
+            complete: history.complete,
+            gaps: history.gaps,
+        })
+    }
+
+    // ---- groups
+
+    async fn group(&self, group: &Arc<Group>) -> Result<proto::Group, Problem> {
+        Ok(convert::group(group, &self.broker.group_stats(group).await?))
+    }
+
+    pub(super) async fn put_group(
+        &self,
+        caller: &Caller,
+        request: proto::PutGroupRequest,
+    ) -> Result<proto::PutGroupResponse, Problem> {
+        let patch = convert::group_patch(request.config)?;
+        let (group, outcome) = self.broker.put_group(caller, &request.name, patch).await?;
+        Ok(proto::PutGroupResponse {
+            group: Some(self.group(&group).await?),
+            created: outcome == Outcome::Created,
+        })
+    }
+
+    pub(super) async fn get_group(
+        &self,
+        caller: &Caller,
+        request: proto::GetGroupRequest,
+    ) -> Result<proto::Group, Problem> {
+        let group = self.broker.group_for(caller, &request.name)?;
+        self.group(&group).await
+    }
+
+    pub(super) async fn list_groups(
+        &self,
+        caller: &Caller,
+        request: proto::ListGroupsRequest,
+    ) -> Result<proto::ListGroupsResponse, Problem> {
+        let limit = page(request.limit);
+        let groups = self.broker.groups(caller, &request.prefix, after(&request.after), limit);
+        let mut list = Vec::with_capacity(groups.len());
+        for group in &groups {
+            list.push(self.group(group).await?);
+        }
+        Ok(proto::ListGroupsResponse { more: list.len() == limit, groups: list })
+    }
+
+    pub(super) async fn delete_group(
+        &self,
+        caller: &Caller,
+        request: proto::DeleteGroupRequest,
+    ) -> Result<proto::DeleteGroupResponse, Problem> {
+        self.broker.delete_group(caller, &request.name, request.force).await?;
+        Ok(proto::DeleteGroupResponse {})
+    }
+
+    pub(super) async fn pause_group(
+        &self,
+        caller: &Caller,
+        request: proto::PauseGroupRequest,
+    ) -> Result<proto::Group, Problem> {
+        let group = self.broker.pause_group(caller, &request.name, true).await?;
+        self.group(&group).await
+    }
+
+    pub(super) async fn resume_group(
+        &self,
+        caller: &Caller,
+        request: proto::ResumeGroupRequest,
+    ) -> Result<proto::Group, Problem> {
+        let group = self.broker.pause_group(caller, &request.name, false).await?;
+        self.group(&group).await
+    }
+
+    pub(super) async fn seek(
+        &self,
+        caller: &Caller,
+        request: proto::SeekRequest,
+    ) -> Result<proto::SeekResponse, Problem> {
+        let to = match request.to {
+            Some(seek_request::To::Earliest(_)) => SeekTo::Earliest,
+            Some(seek_request::To::Latest(_)) => SeekTo::Latest,
+            Some(seek_request::To::TimeMs(time)) => SeekTo::Time(UnixMs(time)),
+            Some(seek_request::To::Position(at)) => {
+                SeekTo::Position { partition: at.partition, position: at.position }
+            }
+            None => {
+                let limit = "earliest, latest, a time or a position";
+                return Err(Problem::invalid("to", "not given", limit));
+            }
+        };
+        let topic = request.topic.as_deref();
+        let sought = self.broker.seek(caller, &request.group, topic, to).await?;
+        let sought = sought.into_iter().map(|sought| proto::seek_response::Sought {
+            topic: sought.topic.to_string(),
+            partition: sought.partition,
+            position: sought.position,
+        });
+        Ok(proto::SeekResponse { sought: sought.collect() })
+    }
+
+    // ---- dead letters
+
+    pub(super) async fn list_dead_letters(
+        &self,
+        caller: &Caller,
+        request: proto::ListDeadLettersRequest,
+    ) -> Result<proto::ListDeadLettersResponse, Problem> {
+        let from = match after(&request.after) {
+            None => Default::default(),
+            Some(after) => after.parse()?,
+        };
+        let limit = page(request.limit);
+        let letters = self.broker.letters(caller, &request.group, from, limit).await?;
+        let list: Result<_, Problem> = letters.letters.iter().map(convert::seen).collect();
+        Ok(proto::ListDeadLettersResponse {
+            letters: list?,
+            next: letters.next.map_or_else(String::new, |next| next.to_string()),
+        })
+    }
+
+    pub(super) async fn redrive_dead_letters(
+        &self,
+        caller: &Caller,
+        request: proto::RedriveDeadLettersRequest,
+    ) -> Result<proto::RedriveDeadLettersResponse, Problem> {
+        let which = which(&request.ids, request.all)?;
+        let done = self.broker.redrive(caller, &request.group, &which, request.rate).await?;
+        Ok(proto::RedriveDeadLettersResponse { redriven: done.redriven, left: done.left })
+    }
+
+    pub(super) async fn purge_dead_letters(
+        &self,
+        caller: &Caller,
+        request: proto::PurgeDeadLettersRequest,
+    ) -> Result<proto::PurgeDeadLettersResponse, Problem> {
+        let which = which(&request.ids, request.all)?;
+        let purged = self.broker.purge_letters(caller, &request.group, &which).await?;
+        Ok(proto::PurgeDeadLettersResponse { purged })
+    }
+
+    // ---- users and the node
+
+    pub(super) async fn put_user(
+        &self,
+        caller: &Caller,
+        request: proto::PutUserRequest,
+    ) -> Result<proto::User, Problem> {
+        let grants = convert::grants(request.grants)?;
+        let user = self.broker.put_user(caller, &request.name, grants).await?;
+        Ok(convert::user(&user))
+    }
+
+    pub(super) async fn get_user(
+        &self,
+        caller: &Caller,
+        request: proto::GetUserRequest,
+    ) -> Result<proto::User, Problem> {
+        Ok(convert::user(&*self.broker.user(caller, &request.name)?))
+    }
+
+    pub(super) async fn list_users(
+        &self,
+        caller: &Caller,
+        _request: proto::ListUsersRequest,
+    ) -> Result<proto::ListUsersResponse, Problem> {
+        let users = self.broker.users(caller)?;
+        let users = users.iter().map(|user| convert::user(user)).collect();
+        Ok(proto::ListUsersResponse { users })
+    }
+
+    pub(super) async fn delete_user(
+        &self,
+        caller: &Caller,
+        request: proto::DeleteUserRequest,
+    ) -> Result<proto::DeleteUserResponse, Problem> {
+        self.broker.delete_user(caller, &request.name).await?;
+        Ok(proto::DeleteUserResponse {})
+    }
+
+    pub(super) async fn create_token(
+        &self,
+        caller: &Caller,
+        request: proto::CreateTokenRequest,
+    ) -> Result<proto::CreateTokenResponse, Problem> {
+        let token = self.broker.make_token(caller, &request.user, &request.name).await?;
+        Ok(proto::CreateTokenResponse { token })
+    }
+
+    pub(super) async fn revoke_token(
+        &self,
+        caller: &Caller,
+        request: proto::RevokeTokenRequest,
+    ) -> Result<proto::User, Problem> {
+        self.broker.revoke_token(caller, &request.user, &request.name).await?;
+        Ok(convert::user(&*self.broker.user(caller, &request.user)?))
+    }
+
+    pub(super) async fn get_node(
+        &self,
+        _caller: &Caller,
+        _request: proto::GetNodeRequest,
+    ) -> Result<proto::Node, Problem> {
+        let node = self.broker.node();
+        Ok(proto::Node {
+            version: node.version.into(),
+            store: node.store,
+            shards: node.shards.into(),
+            uptime_ms: node.uptime.as_millis() as u64,
+            durability: node.durability.into(),
+            topics: node.topics,
+            groups: node.groups,
+            users: node.users,
+            auto_create: node.auto_create,
+            disk_free_bytes: node.disk_free_bytes,
+            disk_full: node.disk_full,
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! The native gRPC interface: see `posthouse.proto` for what each call means.
+
+mod consume;
+mod convert;
+mod manage;
+mod publish;
+
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use posthouse_client::proto;
+use posthouse_client::proto::posthouse_server::{Posthouse, PosthouseServer};
+use tonic::{Request, Response, Status};
+
+use crate::broker::{Broker, Caller};
+use crate::problem::Problem;
+
+/// The most bytes of one request: a publish with all that may come with it.
+const REQUEST_BYTES: usize = 16 << 20;
+
+/// The most bytes of one response: a receive with all that it may hold.
+const RESPONSE_BYTES: usize = 80 << 20;
+
+/// The interface over a broker.
+#[derive(Clone, Debug)]
+pub struct Door {
+    broker: Arc<Broker>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Door {
+    /// The service, to be served.
+    pub fn service(broker: Arc<Broker>) -> PosthouseServer<Door> {
+        PosthouseServer::new(Door { broker })
+            .max_decoding_message_size(REQUEST_BYTES)
+            .max_encoding_message_size(RESPONSE_BYTES)
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let header = request.metadata().get("authorization");
+        let text = header.and_then(|value| value.to_str().ok());
+        let token = text.map(|text| text.strip_prefix("Bearer ").unwrap_or(text));
+        self.broker.identify(token).map_err(status)
+    }
+
+    /// The caller, and the request without what came around it.
+    fn open<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
+        let caller = self.caller(&request)?;
+        Ok((caller, request.into_inner()))
+    }
+}
+
+/// The service, with health and reflection beside it.
+pub fn router(broker: &Arc<Broker>) -> axum::Router {
+    let reflection = |set: &'static [u8]| {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(set)
+    };
+    let set = proto::FILE_DESCRIPTOR_SET;
+    let mut routes = tonic::service::Routes::new(Door::service(broker.clone()));
+    // What was just generated can be read.
+    if let Ok(v1) = reflection(set).build_v1() {
+        routes = routes.add_service(v1);
+    }
+    if let Ok(v1alpha) = reflection(set).build_v1alpha() {
+        routes = routes.add_service(v1alpha);
+    }
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(report_health(reporter, Arc::downgrade(broker)));
+    routes.add_service(health).prepare().into_axum_router()
+}
+
+/// Says that the node serves, as long as it does.
+async fn report_health(reporter: tonic_health::server::HealthReporter, broker: Weak<Broker>) {
+    reporter.set_serving::<PosthouseServer<Door>>().await;
+    while broker.upgrade().is_some_and(|broker| broker.is_ready()) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    reporter.set_not_serving::<PosthouseServer<Door>>().await;
+}
+
+/// A problem as a status.
+pub(crate) fn status(problem: Problem) -> Status {
+    posthouse_client::rpc_status(&convert::problem(&problem))
+}
+
+fn answer<T>(result: Result<T, Problem>) -> Answer<T> {
+    result.map(Response::new).map_err(status)
+}
+
+/// Forwards unary calls to methods of [`Door`] that take caller and request. Written
+/// out as `async_trait` would: it does not see into a macro.
+macro_rules! unary {
+    ($($name:ident($request:ident) -> $response:ident;)*) => {
+        $(
+            fn $name<'a, 'f>(
+                &'a self,
+                request: Request<proto::$request>,
+            ) -> Pin<Box<dyn Future<Output = Answer<proto::$response>> + Send + 'f>>
+            where
+                'a: 'f,
+            {
+                Box::pin(async move {
+                    let (caller, request) = self.open(request)?;
+                    answer(self.$name(&caller, request).await)
+                })
+            }
+        )*
+    };
+}
+
+#[tonic::async_trait]
+impl Posthouse for Door {
+    type PublishStreamStream = BoxStream<'static, Result<proto::PublishResponse, Status>>;
+    type ConsumeStream = BoxStream<'static, Result<proto::ConsumeResponse, Status>>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<tonic::Streaming<proto::PublishRequest>>,
+    ) -> Answer<Self::PublishStreamStream> {
+        let caller = self.caller(&request)?;
+        let session = publish::Session::new(self.clone(), caller, request.into_inner());
+        Ok(Response::new(Box::pin(session)))
+    }
+
+    async fn consume(
+        &self,
+        request: Request<tonic::Streaming<proto::ConsumeRequest>>,
+    ) -> Answer<Self::ConsumeStream> {
+        let caller = self.caller(&request)?;
+        Ok(Response::new(consume::session(self.clone(), caller, request.into_inner())))
+    }
+
+    unary! {
+        publish(PublishRequest) -> PublishResponse;
+        receive(ReceiveRequest) -> ReceiveResponse;
+        ack(AckRequest) -> SettleResponse;
+        nack(NackRequest) -> SettleResponse;
+        extend(ExtendRequest) -> SettleResponse;
+        put_topic(PutTopicRequest) -> PutTopicResponse;
+        get_topic(GetTopicRequest) -> Topic;
+        list_topics(ListTopicsRequest) -> ListTopicsResponse;
+        delete_topic(DeleteTopicRequest) -> DeleteTopicResponse;
+        purge_topic(PurgeTopicRequest) -> PurgeTopicResponse;
+        browse(BrowseRequest) -> BrowseResponse;
+        get_message(GetMessageRequest) -> GetMessageResponse;
+        get_history(GetHistoryRequest) -> GetHistoryResponse;
+        put_group(PutGroupRequest) -> PutGroupResponse;
+        get_group(GetGroupRequest) -> Group;
+        list_groups(ListGroupsRequest) -> ListGroupsResponse;
+        delete_group(DeleteGroupRequest) -> DeleteGroupResponse;
+        pause_group(PauseGroupRequest) -> Group;
+        resume_group(ResumeGroupRequest) -> Group;
+        seek(SeekRequest) -> SeekResponse;
+        list_dead_letters(ListDeadLettersRequest) -> ListDeadLettersResponse;
+        redrive_dead_letters(RedriveDeadLettersRequest) -> RedriveDeadLettersResponse;
+        purge_dead_letters(PurgeDeadLettersRequest) -> PurgeDeadLettersResponse;
+        put_user(PutUserRequest) -> User;
+        get_user(GetUserRequest) -> User;
+        list_users(ListUsersRequest) -> ListUsersResponse;
+        delete_user(DeleteUserRequest) -> DeleteUserResponse;
+        create_token(CreateTokenRequest) -> CreateTokenResponse;
+        revoke_token(RevokeTokenRequest) -> User;
+        get_node(GetNodeRequest) -> Node;
+    }
+}

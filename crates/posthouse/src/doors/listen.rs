@@ -1,0 +1,241 @@
+//! The port: connections, TLS, and what may come in at all.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tower::ServiceExt as _;
+
+use super::intake::Intake;
+
+/// How long a client may take to say what it wants, and to shake hands.
+const HELLO: Duration = Duration::from_secs(15);
+
+/// Requests of one HTTP/2 connection that may be open.
+const STREAMS: u32 = 1024;
+
+/// What HTTP/2 may have under way without our word, per stream and per connection.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// The largest HTTP/2 frame that we take.
+const FRAME_BYTES: u32 = 256 << 10;
+
+/// Bytes of headers of one request.
+const HEADER_BYTES: u32 = 64 << 10;
+
+/// How many connections may be open, unless the configuration says otherwise.
+pub const CONNECTIONS: usize = 10_000;
+
+/// Settings of a port.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// How many connections may be open.
+    pub connections: usize,
+    /// Certificate chain and key, in PEM files.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions { connections: CONNECTIONS, tls: None }
+    }
+}
+
+/// A port that is bound.
+#[derive(Debug)]
+pub struct Port {
+    listener: TcpListener,
+    tls: Option<TlsAcceptorBox>,
+    connections: Arc<Semaphore>,
+    intake: Intake,
+}
+
+struct TlsAcceptorBox(TlsAcceptor);
+
+impl std::fmt::Debug for TlsAcceptorBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+/// Why a port cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The system refused.
+    #[error("cannot listen on {address}: {error}{}", hint(.error))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A certificate or a key that cannot be used.
+    #[error("cannot use {}: {what}", file.display())]
+    Tls {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has this port: stop it, or take another with --listen"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges: take another",
+        _ => "",
+    }
+}
+
+impl Port {
+    /// Binds a port.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub async fn bind(address: SocketAddr, options: &ListenOptions) -> Result<Port, ListenError> {
+        let tls = match &options.tls {
+            Some((certificate, key)) => Some(TlsAcceptorBox(acceptor(certificate, key)?)),
+            None => None,
+        };
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| ListenError::Bind { address, error })?;
+        let connections = Arc::new(Semaphore::new(options.connections));
+        Ok(Port { listener, tls, connections, intake: Intake::default() })
+    }
+
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Whether connections are encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Serves until `stop` resolves; then takes no new connections, and lets those that
+    /// are there finish for up to `patience`.
+    pub async fn serve(self, router: Router, stop: impl Future<Output = ()>, patience: Duration) {
+        let graceful = GracefulShutdown::new();
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HELLO).max_headers(100);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES)
+            .max_header_list_size(HEADER_BYTES)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20));
+        tokio::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Most often too many open files: those that are there may end.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = self.connections.clone().try_acquire_owned() else {
+                tracing::warn!("there are too many connections; one more was closed");
+                continue;
+            };
+            let _ = stream.set_nodelay(true);
+            let intake = self.intake.clone();
+            let service = router
+                .clone()
+                .map_request(move |request: Request<_>| intake.bound(request.map(Body::new)));
+            let service = TowerToHyperService::new(service);
+            let tls = self.tls.as_ref().map(|tls| tls.0.clone());
+            let (builder, watcher) = (builder.clone(), graceful.watcher());
+            tokio::spawn(async move {
+                let _place = place;
+                let served = match tls {
+                    None => {
+                        let io = TokioIo::new(stream);
+                        let connection = builder.serve_connection_with_upgrades(io, service);
+                        watcher.watch(connection.into_owned()).await
+                    }
+                    Some(tls) => {
+                        let Some(stream) = shake_hands(tls, stream).await else { return };
+                        let io = TokioIo::new(stream);
+                        let connection = builder.serve_connection_with_upgrades(io, service);
+                        watcher.watch(connection.into_owned()).await
+                    }
+                };
+                if let Err(error) = served {
+                    tracing::debug!("a connection has ended: {error}");
+                }
+            });
+        }
+        drop(self.listener);
+        if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+            tracing::info!("connections that were still open have been closed");
+        }
+    }
+}
+
+async fn shake_hands(
+    tls: TlsAcceptor,
+    stream: TcpStream,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    match tokio::time::timeout(HELLO, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!("a TLS handshake has failed: {error}");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, ListenError> {
+    let wrong = |file: &Path, what: String| ListenError::Tls { file: file.to_owned(), what };
+    let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_file_iter(certificate)
+        .map_err(|e| wrong(certificate, e.to_string()))?
+        .collect();
+    let chain = chain.map_err(|e| wrong(certificate, e.to_string()))?;
+    if chain.is_empty() {
+        return Err(wrong(certificate, "there is no certificate in it".into()));
+    }
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e.to_string()))?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(certificate, e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map_err(|e| wrong(certificate, e.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}

@@ -1,0 +1,10 @@
+//! Posthouse as a library: everything the binary is made of.
+
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod doors;
+pub mod problem;
+pub mod shard;
+pub mod store;
+pub mod units;

@@ -1,0 +1,288 @@
+//! What a loop asks the shell to do, and the attendant who does it.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use posthouse_core::catalog::Catalog;
+use posthouse_core::chunk::Miss;
+use posthouse_core::message::{self, Origin, Parts};
+use posthouse_core::queue::command::{Burial, Claim, Command, Copied, Reply};
+use posthouse_core::queue::{Delivery, Peek};
+use posthouse_core::record::Draft;
+use posthouse_core::{ShardId, UnixMs};
+use posthouse_frame::{BodyBuf, BodyRef};
+use posthouse_log::{LogReader, ReadError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::wall_ms;
+use super::mail::Mail;
+use super::mailbox::Mailbox;
+use super::snapshots::SnapshotStep;
+use super::waiters::Waiter;
+use crate::broker::directory::Directory;
+use crate::problem::Problem;
+use crate::store::chunks::ChunkFiles;
+
+/// Something that a loop needs done outside.
+#[derive(Debug)]
+pub enum Effect {
+    /// A block to be read.
+    Fetch(Miss),
+    /// Messages to be judged by their text.
+    Judge(Peek, Waiter),
+    /// A message to be copied to the dead letters.
+    Bury(Box<Burial>),
+    /// A step of a snapshot.
+    Snapshot(SnapshotStep),
+}
+
+/// How long to wait after something could not be read.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads bodies wherever they are, without blocking whoever asks.
+#[derive(Debug)]
+pub struct Bodies<R> {
+    reader: R,
+}
+
+impl<R: LogReader> Clone for Bodies<R> {
+    fn clone(&self) -> Self {
+        Bodies { reader: self.reader.clone() }
+    }
+}
+
+impl<R: LogReader> Bodies<R> {
+    /// Reads from `reader`.
+    pub fn new(reader: R) -> Self {
+        Bodies { reader }
+    }
+
+    /// The log's reading half.
+    pub fn reader(&self) -> &R {
+        &self.reader
+    }
+
+    /// The contents of durable bodies, in the order asked for.
+    pub async fn read(&self, places: Vec<BodyRef>) -> Vec<Result<Bytes, ReadError>> {
+        let mut found: Vec<Option<Bytes>> =
+            places.iter().map(|place| self.reader.cached(*place)).collect();
+        let missing: Vec<BodyRef> =
+            places.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(p, _)| *p).collect();
+        if missing.is_empty() {
+            return found.into_iter().flatten().map(Ok).collect();
+        }
+        let reader = self.reader.clone();
+        let count = missing.len();
+        let read = tokio::task::spawn_blocking(move || reader.bodies(&missing)).await;
+        let mut read = read.unwrap_or_else(|_| vec![]).into_iter();
+        debug_assert!(read.len() == count, "a body for each place");
+        found
+            .iter_mut()
+            .map(|found| match found.take() {
+                Some(body) => Ok(body),
+                None => read.next().unwrap_or_else(|| {
+                    Err(ReadError::Io {
+                        file: "the log".into(),
+                        offset: 0,
+                        error: "the reading thread has ended".into(),
+                    })
+                }),
+            })
+            .collect()
+    }
+}
+
+/// Does what one shard's loop asks for.
+#[derive(Debug)]
+pub struct Attendant<R: LogReader> {
+    /// The shard.
+    pub shard: ShardId,
+    /// Where answers go.
+    pub mailbox: Mailbox<Mail>,
+    /// Its chunk files.
+    pub chunks: ChunkFiles,
+    /// Its bodies.
+    pub bodies: Bodies<R>,
+    /// The catalog.
+    pub catalog: Arc<RwLock<Catalog>>,
+    /// Who makes topics.
+    pub directory: Arc<Directory>,
+    /// Who writes its snapshots.
+    pub snapshots: std::sync::mpsc::Sender<SnapshotStep>,
+}
+
+impl<R: LogReader> Clone for Attendant<R> {
+    fn clone(&self) -> Self {
+        Attendant {
+            shard: self.shard,
+            mailbox: self.mailbox.clone(),
+            chunks: self.chunks.clone(),
+            bodies: self.bodies.clone(),
+            catalog: self.catalog.clone(),
+            directory: self.directory.clone(),
+            snapshots: self.snapshots.clone(),
+        }
+    }
+}
+
+impl<R: LogReader> Attendant<R> {
+    /// Attends until the loop has ended.
+    pub async fn attend(self, mut effects: mpsc::UnboundedReceiver<Effect>) {
+        while let Some(effect) = effects.recv().await {
+            match effect {
+                Effect::Snapshot(step) => drop(self.snapshots.send(step)),
+                Effect::Fetch(miss) => drop(tokio::spawn(self.clone().fetch(miss))),
+                Effect::Judge(peek, waiter) => {
+                    drop(tokio::spawn(self.clone().judge(peek, waiter)));
+                }
+                Effect::Bury(burial) => drop(tokio::spawn(self.clone().bury(*burial))),
+            }
+        }
+    }
+
+    fn send(&self, mail: Mail) {
+        // A closed box: the shard has ended, and nobody needs it any more.
+        let _ = self.mailbox.send(mail.class(), mail);
+    }
+
+    async fn fetch(self, miss: Miss) {
+        let chunks = self.chunks.clone();
+        let read = tokio::task::spawn_blocking(move || chunks.block(miss)).await;
+        let data = match read {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the reading thread has ended".into()),
+        };
+        if let Err(error) = &data {
+            tracing::error!("{error}");
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.send(Mail::Fetched { miss, data });
+    }
+
+    async fn judge(self, peek: Peek, waiter: Waiter) {
+        let places = peek.candidates.iter().map(|found| found.body).collect();
+        let bodies = self.bodies.read(places).await;
+        let mut pass = Vec::new();
+        let mut upto = peek.upto;
+        for (found, body) in peek.candidates.iter().zip(bodies) {
+            match body {
+                Ok(content) => {
+                    if self.passes(&peek, &content) {
+                        pass.push(found.position);
+                    }
+                }
+                Err(error) => {
+                    // What cannot be read cannot be judged: the group stops in front
+                    // of it, and whoever waits is told.
+                    tracing::error!("{error}");
+                    upto = found.position;
+                    break;
+                }
+            }
+        }
+        if upto == peek.from && pass.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        let claim = Claim {
+            group: peek.group,
+            partition: peek.partition,
+            from: peek.from,
+            upto,
+            pass,
+            max: waiter.max,
+            max_bytes: waiter.max_bytes,
+            consumer: waiter.consumer.clone(),
+            lease_ms: waiter.lease_ms,
+            auto_ack: waiter.auto_ack,
+        };
+        self.send(Mail::Judged { claim, waiter });
+    }
+
+    fn passes(&self, peek: &Peek, content: &Bytes) -> bool {
+        let Ok((parts, _)) = message::decode(content) else { return true };
+        let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+        let (Some(group), Some(topic)) =
+            (catalog.group(peek.group), catalog.topic_of(peek.partition))
+        else {
+            return false;
+        };
+        let group = catalog.effective(group);
+        group.filters(&topic.name, catalog.secret()).any(|filter| filter.by_text(&parts.tags))
+    }
+
+    /// Copies a message to the dead letters of its group.
+    async fn bury(self, burial: Burial) {
+        let (group, partition, position) = (burial.group, burial.partition, burial.found.position);
+        if let Err(problem) = self.try_bury(burial).await {
+            if problem.code != "gone" {
+                tracing::error!(
+                    "message {position} of partition {partition} of group {group} cannot be moved to the dead letters: {problem}"
+                );
+            }
+            tokio::time::sleep(PAUSE).await;
+            self.send(Mail::BuryAgain { group, partition, position });
+        }
+    }
+
+    async fn try_bury(&self, burial: Burial) -> Result<(), Problem> {
+        let to = self.directory.dead_letters(burial.group).await?;
+        let Some(partition) = to.partitions.iter().find(|p| p.shard == self.shard) else {
+            return Err(Problem::internal("the dead-letter topic has no partition here"));
+        };
+        let mut bodies = self.bodies.read(vec![burial.found.body]).await;
+        let content = bodies.remove(0).map_err(Problem::unreadable)?;
+        let copy = self.letter(&burial, &content)?;
+        let to = (partition.id, to.id);
+        let (tx, rx) = oneshot::channel();
+        self.send(Mail::Command { command: Command::Bury { burial, to, copy }, tx });
+        match rx.await.map_err(|_| Problem::stopping())?? {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The message as the dead-letter topic holds it: with its life before.
+    fn letter(&self, burial: &Burial, content: &Bytes) -> Result<Copied, Problem> {
+        let (mut parts, payload) = message::decode(content).map_err(Problem::unreadable)?;
+        let topic = {
+            let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
+            catalog.topic_of(burial.partition).cloned()
+        };
+        let origin = parts.origin.take();
+        let name = topic.as_ref().map_or("", |topic| &topic.name);
+        let index = topic.as_ref().and_then(|topic| topic.index_of(burial.partition));
+        // A message that was redriven keeps where it first came from.
+        let first = origin.as_ref();
+        parts.origin = Some(Origin {
+            topic: first.map_or(name, |o| o.topic),
+            partition: first.map_or(index.unwrap_or(0), |o| o.partition),
+            position: first.map_or(burial.found.position, |o| o.position),
+            published_at: first.map_or(burial.found.at, |o| o.published_at),
+            reason: burial.reason,
+            attempts: burial.attempts,
+            died_at: UnixMs(wall_ms()),
+            error: &burial.error,
+        });
+        Ok(copy(&parts, &payload, burial.found.key, burial.found.tags.clone()))
+    }
+}
+
+/// Seals a copy of a message. It has no publish id and no time to live: what moves it
+/// decides about both.
+pub fn copy(
+    parts: &Parts<'_>,
+    payload: &[u8],
+    key: u64,
+    tags: posthouse_core::index::TagSet,
+) -> Copied {
+    let mut body = BodyBuf::with_capacity(payload.len() + 256);
+    let len = body.seal(|out| parts.encode(payload, out));
+    Copied { body, draft: Draft { len, key, tags, ..Draft::default() } }
+}
+
+/// The bodies that deliveries need.
+pub fn places(deliveries: &[Delivery]) -> Vec<BodyRef> {
+    deliveries.iter().map(|delivery| delivery.found.body).collect()
+}

@@ -1,0 +1,198 @@
+//! What a shard of messages can be sent.
+
+use bytes::Bytes;
+use posthouse_core::catalog::{Catalog, Change};
+use posthouse_core::chunk::Miss;
+use posthouse_core::queue::Shard;
+use posthouse_core::queue::command::{Claim, Command, Reply};
+use posthouse_core::{GroupId, Now, PartitionId, Position};
+use tokio::sync::oneshot;
+
+use super::Tx;
+use super::waiters::Waiter;
+use crate::problem::Problem;
+use crate::store::cache::BlockCache;
+use crate::store::snapshot::Taken;
+
+/// Mail for a shard.
+#[derive(Debug)]
+pub enum Mail {
+    /// Something to decide.
+    Command {
+        /// What.
+        command: Command,
+        /// Who wants to know.
+        tx: Tx<Reply>,
+    },
+    /// A consumer asks.
+    Receive(Waiter),
+    /// Something to look up.
+    Question(Box<dyn Question>),
+    /// Messages have been judged by their text.
+    Judged {
+        /// Which of them pass.
+        claim: Claim,
+        /// Who waits for them.
+        waiter: Waiter,
+    },
+    /// A block has been fetched, or cannot be.
+    Fetched {
+        /// Which.
+        miss: Miss,
+        /// Its content, or what is wrong.
+        data: Result<Bytes, String>,
+    },
+    /// The catalog has changed.
+    Changed(Vec<Change>),
+    /// A message could not be buried.
+    BuryAgain {
+        /// Its group.
+        group: GroupId,
+        /// Its partition.
+        partition: PartitionId,
+        /// Its position.
+        position: Position,
+    },
+    /// A snapshot has been taken, or could not be.
+    SnapshotTaken(Result<Taken, String>),
+    /// The node stops soon: who waits for messages is answered.
+    EndWaits,
+    /// End: no new work, what waits is answered, a last snapshot.
+    Stop(oneshot::Sender<()>),
+}
+
+impl Mail {
+    /// In what order mail is opened: what frees something first, publishes last.
+    pub fn class(&self) -> usize {
+        match self {
+            Mail::Command { command, .. } => match command {
+                Command::Ack(_) | Command::Nack(_) | Command::Extend { .. } => 0,
+                Command::Publish { .. } => 3,
+                _ => 2,
+            },
+            Mail::Fetched { .. }
+            | Mail::Changed(_)
+            | Mail::BuryAgain { .. }
+            | Mail::SnapshotTaken(_)
+            | Mail::EndWaits
+            | Mail::Stop(_) => 0,
+            Mail::Receive(_) | Mail::Judged { .. } => 1,
+            Mail::Question(_) => 2,
+        }
+    }
+
+    /// About how many bytes the command will put in the log.
+    pub fn cost(&self) -> usize {
+        const ITEM: usize = 64;
+        let Mail::Command { command, .. } = self else { return ITEM };
+        match command {
+            Command::Publish { batches, .. } => batches
+                .iter()
+                .map(|batch| batch.bodies.len() + batch.drafts.len() * ITEM + ITEM)
+                .sum(),
+            Command::Ack(held) | Command::Extend { held, .. } => held.len() * 16 + ITEM,
+            Command::Nack(given) => {
+                given.iter().map(|given| given.reason.len() + ITEM).sum::<usize>() + ITEM
+            }
+            Command::Bury { copy, .. } => copy.body.len() + 4 * ITEM,
+            Command::Redrive { letters, .. } => {
+                letters.iter().map(|(_, copy)| copy.body.len() + 4 * ITEM).sum::<usize>() + ITEM
+            }
+            _ => ITEM,
+        }
+    }
+
+    /// Answers that it will not be done.
+    pub fn refuse(self, problem: Problem) {
+        match self {
+            Mail::Command { tx, .. } => drop(tx.send(Err(problem))),
+            Mail::Receive(waiter) | Mail::Judged { waiter, .. } => {
+                if waiter.ticket.take() {
+                    drop(waiter.tx.send(Err(problem)));
+                }
+            }
+            Mail::Question(question) => question.refuse(problem),
+            Mail::Stop(tx) => {
+                let _ = tx.send(());
+            }
+            Mail::Fetched { .. }
+            | Mail::Changed(_)
+            | Mail::BuryAgain { .. }
+            | Mail::EndWaits
+            | Mail::SnapshotTaken(_) => {}
+        }
+    }
+}
+
+/// What a question may look at.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// The state.
+    pub shard: &'a Shard,
+    /// Blocks of chunks.
+    pub chunks: &'a BlockCache,
+    /// The catalog.
+    pub catalog: &'a Catalog,
+    /// The time.
+    pub now: Now,
+}
+
+/// A look at the state. Asked again when a block that it needs has been fetched.
+pub trait Question: Send + std::fmt::Debug {
+    /// Looks, and keeps what it finds.
+    ///
+    /// # Errors
+    /// A [`Miss`] if a block is needed first.
+    fn ask(&mut self, view: &View<'_>) -> Result<(), Miss>;
+
+    /// Lets the answer go: everything that it rests on is durable.
+    fn answer(self: Box<Self>);
+
+    /// Says that there will be no answer.
+    fn refuse(self: Box<Self>, problem: Problem);
+}
+
+/// A question from a closure.
+pub struct Look<T, F> {
+    look: F,
+    found: Option<T>,
+    tx: Tx<T>,
+}
+
+impl<T, F> std::fmt::Debug for Look<T, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
+}
+
+impl<T, F> Look<T, F>
+where
+    T: Send + 'static,
+    F: FnMut(&View<'_>) -> Result<T, Miss> + Send + 'static,
+{
+    /// Asks what `look` finds, for `tx`.
+    pub fn question(look: F, tx: Tx<T>) -> Box<dyn Question> {
+        Box::new(Look { look, found: None, tx })
+    }
+}
+
+impl<T, F> Question for Look<T, F>
+where
+    T: Send + 'static,
+    F: FnMut(&View<'_>) -> Result<T, Miss> + Send + 'static,
+{
+    fn ask(&mut self, view: &View<'_>) -> Result<(), Miss> {
+        self.found = Some((self.look)(view)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(found) = self.found {
+            drop(self.tx.send(Ok(found)));
+        }
+    }
+
+    fn refuse(self: Box<Self>, problem: Problem) {
+        drop(self.tx.send(Err(problem)));
+    }
+}

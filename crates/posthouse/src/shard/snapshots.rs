@@ -1,0 +1,278 @@
+//! A snapshot in steps, between the turns of a loop.
+
+use std::collections::VecDeque;
+
+use posthouse_core::Now;
+use posthouse_core::catalog::Catalog;
+use posthouse_core::chunk::Miss;
+use posthouse_core::machine::Machine;
+use posthouse_core::page::Captured;
+use posthouse_core::queue::Command;
+use posthouse_frame::FrameNo;
+use posthouse_log::{Log, LogReader as _, SegmentNo};
+
+use super::attend::Effect;
+use super::engine::Engine;
+use super::metrics;
+use crate::store::snapshot::{Begin, Taken};
+
+/// Pages captured in one turn.
+const PAGES_PER_TURN: usize = 32;
+
+/// How long to wait after a snapshot that could not be taken.
+const PAUSE_MS: u64 = 10_000;
+
+/// What a loop tells whoever writes its snapshots.
+#[derive(Debug)]
+pub enum SnapshotStep {
+    /// A snapshot begins.
+    Begin(Box<Begin>),
+    /// Pages of it.
+    Pages(Vec<Captured>),
+    /// All pages have come, and the frame it stands behind is durable.
+    Finish,
+}
+
+/// Where a loop stands with its snapshots.
+#[derive(Debug)]
+pub struct Progress {
+    /// The frame of the newest snapshot.
+    newest: FrameNo,
+    /// Bytes since it began.
+    meta_bytes: u64,
+    log_bytes: u64,
+    state: State,
+    /// Whether one is wanted whatever the figures say.
+    wanted: bool,
+    /// Whether the pages of one have been lost: the next holds all.
+    whole: bool,
+    not_before: u64,
+    /// Segments to free when the snapshot in the making is there.
+    free: Vec<SegmentNo>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// Pages are being captured.
+    Walking(FrameNo),
+    /// All have been; the frame is not durable yet.
+    Walked(FrameNo),
+    /// The writer is at work.
+    Writing,
+}
+
+impl Progress {
+    /// With a snapshot behind frame `newest`.
+    pub fn new(newest: FrameNo) -> Self {
+        Progress {
+            newest,
+            meta_bytes: 0,
+            log_bytes: 0,
+            state: State::Idle,
+            wanted: false,
+            whole: false,
+            not_before: 0,
+            free: Vec::new(),
+        }
+    }
+
+    /// A frame has been handed to the log.
+    pub fn sealed(&mut self, meta_bytes: usize, bytes: usize) {
+        self.meta_bytes += meta_bytes as u64;
+        self.log_bytes += bytes as u64;
+    }
+
+    /// Asks for a snapshot as soon as may be.
+    pub fn want(&mut self) {
+        self.wanted = true;
+        self.not_before = 0;
+    }
+
+    /// Whether no snapshot is being taken, or wanted.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle && !self.wanted
+    }
+
+    /// Whether there are pages to capture.
+    pub fn is_walking(&self) -> bool {
+        matches!(self.state, State::Walking(_))
+    }
+
+    /// Bytes of meta sections and of frames since the last snapshot began.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.meta_bytes, self.log_bytes)
+    }
+
+    /// Whether one should begin, if `is_time` says so or one was asked for.
+    pub fn should_begin(&self, is_time: bool, now: Now) -> bool {
+        self.state == State::Idle && (self.wanted || is_time) && now.lease.0 >= self.not_before
+    }
+
+    /// There is nothing that a snapshot would hold.
+    pub fn skip(&mut self) {
+        self.wanted = false;
+        self.meta_bytes = 0;
+        self.log_bytes = 0;
+    }
+
+    /// Begins one. `begin` says what it needs to know; the machine is as it is behind
+    /// frame `begin.frame`.
+    pub fn begin<M: Machine>(&mut self, machine: &mut M, mut begin: Begin) -> SnapshotStep {
+        begin.whole = self.whole;
+        machine.begin_snapshot();
+        self.state = State::Walking(begin.frame);
+        self.skip();
+        SnapshotStep::Begin(Box::new(begin))
+    }
+
+    /// Goes on with the one that was begun.
+    pub fn step<M: Machine>(&mut self, machine: &mut M, durable: FrameNo) -> Vec<SnapshotStep> {
+        let mut steps = Vec::new();
+        if let State::Walking(frame) = self.state {
+            let (captured, done) = machine.walk(PAGES_PER_TURN);
+            if !captured.is_empty() {
+                steps.push(SnapshotStep::Pages(captured));
+            }
+            if done {
+                self.state = State::Walked(frame);
+            }
+        }
+        if let State::Walked(frame) = self.state
+            && durable >= frame
+        {
+            steps.push(SnapshotStep::Finish);
+            self.state = State::Writing;
+        }
+        steps
+    }
+
+    /// It has been taken, or could not be. Returns the frame from which on replay may
+    /// have to start, and the segments that may go, if it has.
+    pub fn taken<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        taken: &Result<Taken, String>,
+        now: Now,
+    ) -> Option<(FrameNo, Vec<SegmentNo>)> {
+        self.state = State::Idle;
+        let free = std::mem::take(&mut self.free);
+        match taken {
+            Ok(taken) => {
+                self.whole = false;
+                let replay_from = self.newest.next();
+                self.newest = taken.frame;
+                Some((replay_from, free))
+            }
+            Err(error) => {
+                // The one before still stands, and so does the log behind it.
+                tracing::error!("a snapshot could not be taken: {error}");
+                machine.touch_all();
+                self.whole = true;
+                self.not_before = now.lease.0 + PAUSE_MS;
+                None
+            }
+        }
+    }
+
+    /// The segments that are needed from the next snapshot on. Those that are not are
+    /// kept in mind, and go with it: replay starts behind the newest snapshot, which
+    /// will be the older one then, and nothing in them is live.
+    pub fn needed_segments<L: Log>(
+        &mut self,
+        reader: &L::Reader,
+        live_in: impl Fn(FrameNo, FrameNo) -> u64,
+    ) -> Vec<SegmentNo> {
+        let replay_from = self.newest.next();
+        let mut needed = Vec::new();
+        self.free.clear();
+        for segment in reader.segments() {
+            let is_dead = !segment.active
+                && segment.last < replay_from
+                && live_in(segment.first, segment.last) == 0;
+            if is_dead { self.free.push(segment.no) } else { needed.push(segment.no) }
+        }
+        needed
+    }
+}
+
+impl<L: Log> Engine<L> {
+    /// Goes on with a snapshot, or begins one if it is time.
+    pub(super) fn snapshot_step(&mut self, now: Now) {
+        let young = self.shard.index().young_bytes();
+        metrics::set(&self.metrics().young_bytes, young as u64);
+        let (meta_bytes, log_bytes) = self.progress.bytes();
+        let is_time = young >= self.options.young_bytes
+            || meta_bytes >= self.options.snapshot_meta_bytes
+            || log_bytes >= self.options.snapshot_log_bytes;
+        if self.progress.should_begin(is_time, now) {
+            self.begin_snapshot(now);
+        }
+        let steps = self.progress.step(&mut self.shard, self.gate.durable());
+        push_all(&mut self.effects, steps);
+    }
+
+    /// A snapshot stands between two frames: the open one goes first.
+    fn begin_snapshot(&mut self, now: Now) {
+        let nothing_new = !self.shard.has_changes()
+            && self.frame.is_empty()
+            && self.shard.index().young_bytes() == 0;
+        if nothing_new {
+            return self.progress.skip();
+        }
+        if !self.submit(now, true) {
+            return;
+        }
+        self.forget_chunks();
+        let shard = &self.shard;
+        let segments = self
+            .progress
+            .needed_segments::<L>(&self.reader, |first, last| shard.live_in(first, last));
+        let begin = Begin {
+            frame: self.frame.no().prev(),
+            wall_ms: now.wall.0,
+            lease_ms: now.lease.0,
+            epoch: self.epoch,
+            segments,
+            index: self.shard.index().chunks().iter().map(|chunk| chunk.id()).collect(),
+            frozen: self.shard.index_mut().freeze(),
+            whole: false,
+        };
+        let step = self.progress.begin(&mut self.shard, begin);
+        self.effects.push_back(Effect::Snapshot(step));
+    }
+
+    pub(super) fn snapshot_taken(
+        &mut self,
+        taken: Result<Taken, String>,
+        catalog: &Catalog,
+        now: Now,
+    ) {
+        let done = self.progress.taken(&mut self.shard, &taken, now);
+        let (Ok(taken), Some((replay_from, free))) = (taken, done) else {
+            metrics::add(&self.metrics().snapshots_failed, 1);
+            return;
+        };
+        metrics::add(&self.metrics().snapshots, 1);
+        if let Some(chunk) = &taken.index {
+            self.shard.index_mut().install(chunk);
+            for (block, data) in (0..).zip(&chunk.pieces[..chunk.directory.blocks.len()]) {
+                self.cache.insert(Miss { chunk: chunk.directory.id, block }, data.clone());
+            }
+        }
+        if let Err(error) = self.log.release(replay_from, &free) {
+            tracing::warn!("segments of the log could not be freed: {error}");
+        }
+        let (frame, digest) = (taken.frame, taken.digest);
+        let start = self.frame.meta().len();
+        let mut note = Command::NoteSnapshot { frame, digest };
+        let noted = self.shard.decide(&mut note, catalog, &self.cache, now, &mut self.frame);
+        debug_assert!(noted.is_ok());
+        self.apply_from(start);
+    }
+}
+
+/// Hands steps over to whoever writes snapshots.
+pub(super) fn push_all(effects: &mut VecDeque<Effect>, steps: Vec<SnapshotStep>) {
+    effects.extend(steps.into_iter().map(Effect::Snapshot));
+}

@@ -1,0 +1,233 @@
+//! Taking snapshots: pages and index chunks to files, a manifest over them, and
+//! what is no longer needed away. Runs beside the shard, on a thread of its own.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use posthouse_core::chunk::{ChunkBuilder, ChunkId, ChunkKind, Miss, SealedChunk};
+use posthouse_core::index::{Memtable, block};
+use posthouse_core::page::{Captured, Located, PageId, PageMap};
+use posthouse_frame::FrameNo;
+use posthouse_log::SegmentNo;
+use posthouse_log::files::Files;
+
+use super::StoreError;
+use super::chunks::ChunkFiles;
+use super::manifest::Manifest;
+
+/// A page chunk is closed at this size.
+const PAGE_CHUNK_BYTES: u64 = 16 << 20;
+
+/// A page chunk of whose pages fewer than one in this many are still current is
+/// emptied: they are written again.
+const SPARSE: usize = 4;
+
+/// What a snapshot begins with.
+#[derive(Debug)]
+pub struct Begin {
+    /// The frame behind which it stands.
+    pub frame: FrameNo,
+    /// The wall clock at that frame.
+    pub wall_ms: u64,
+    /// The lease clock at that frame.
+    pub lease_ms: u64,
+    /// The ownership.
+    pub epoch: u32,
+    /// The segments of the log that are needed from now on.
+    pub segments: Vec<SegmentNo>,
+    /// The chunks of the index in use.
+    pub index: Vec<ChunkId>,
+    /// The table of new messages that shall become a chunk.
+    pub frozen: Option<Arc<Memtable>>,
+    /// Whether all pages come, and not only those that have changed.
+    pub whole: bool,
+}
+
+/// What came of a snapshot.
+#[derive(Debug)]
+pub struct Taken {
+    /// The frame behind which it stands.
+    pub frame: FrameNo,
+    /// Its digest.
+    pub digest: u64,
+    /// The index chunk that was made.
+    pub index: Option<SealedChunk>,
+}
+
+/// Writes the snapshots of one shard.
+#[derive(Debug)]
+pub struct Snapshots {
+    files: Arc<dyn Files>,
+    dir: PathBuf,
+    store: u64,
+    shard: u16,
+    chunks: ChunkFiles,
+    /// The newest manifest.
+    newest: Manifest,
+    /// The chunks of the one before.
+    older: BTreeSet<ChunkId>,
+    making: Option<Making>,
+}
+
+#[derive(Debug)]
+struct Making {
+    begin: Begin,
+    manifest: Manifest,
+    builder: Option<(ChunkBuilder, Vec<PageId>)>,
+}
+
+impl Snapshots {
+    /// Goes on from the newest manifest; `older` are the chunks of the one before.
+    pub fn new(
+        files: Arc<dyn Files>,
+        dir: PathBuf,
+        (store, shard): (u64, u16),
+        chunks: ChunkFiles,
+        newest: Manifest,
+        older: BTreeSet<ChunkId>,
+    ) -> Self {
+        Snapshots { files, dir, store, shard, chunks, newest, older, making: None }
+    }
+
+    /// Gives up the snapshot in the making, if there is one.
+    pub fn give_up(&mut self) {
+        self.making = None;
+    }
+
+    /// The frame of the newest snapshot.
+    pub fn newest_frame(&self) -> FrameNo {
+        self.newest.frame
+    }
+
+    /// Starts a snapshot.
+    pub fn begin(&mut self, begin: Begin) {
+        let mut manifest = Manifest {
+            generation: self.newest.generation + 1,
+            frame: begin.frame,
+            epoch: begin.epoch,
+            wall_ms: begin.wall_ms,
+            lease_ms: begin.lease_ms,
+            segments: begin.segments.clone(),
+            index: begin.index.clone(),
+            ..self.newest.clone()
+        };
+        if begin.whole {
+            manifest.pages = PageMap::default();
+        }
+        self.making = Some(Making { begin, manifest, builder: None });
+    }
+
+    /// Takes pages of the snapshot.
+    ///
+    /// # Errors
+    /// What the system refused.
+    ///
+    /// # Panics
+    /// If none was begun.
+    pub fn pages(&mut self, captured: Vec<Captured>) -> Result<(), StoreError> {
+        for (id, bytes) in captured {
+            match bytes {
+                None => self.making().manifest.pages.remove(id),
+                Some(bytes) => self.page(id, bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn making(&mut self) -> &mut Making {
+        self.making.as_mut().expect("a snapshot was begun")
+    }
+
+    fn page(&mut self, id: PageId, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let store = self.store;
+        let making = self.making();
+        let hash = id.hash(&bytes);
+        if making.builder.is_none() {
+            let number = making.manifest.next_chunk;
+            making.manifest.next_chunk += 1;
+            let chunk = ChunkId { epoch: making.begin.epoch, number };
+            let builder = ChunkBuilder::new(store, chunk, ChunkKind::Pages);
+            making.builder = Some((builder, Vec::new()));
+        }
+        let Some((builder, _)) = &mut making.builder else { unreachable!("it was just made") };
+        let chunk = ChunkId { epoch: making.begin.epoch, number: making.manifest.next_chunk - 1 };
+        let block = builder.block(bytes, Vec::new());
+        making.manifest.pages.set(id, Located { chunk, block, hash });
+        if builder.len() >= PAGE_CHUNK_BYTES {
+            self.close_chunk()?;
+        }
+        Ok(())
+    }
+
+    fn close_chunk(&mut self) -> Result<(), StoreError> {
+        if let Some((builder, _)) = self.making().builder.take() {
+            self.chunks.write(&builder.finish(Vec::new()))?;
+        }
+        Ok(())
+    }
+
+    /// All pages are in: makes the index chunk, and publishes the snapshot. The log
+    /// must have made its frame durable.
+    ///
+    /// # Errors
+    /// What the system refused. The snapshot before is then still the newest.
+    ///
+    /// # Panics
+    /// If none was begun.
+    pub fn finish(&mut self) -> Result<Taken, StoreError> {
+        self.empty_sparse_chunks()?;
+        self.close_chunk()?;
+        let mut making = self.making.take().expect("a snapshot was begun");
+        let mut index = None;
+        if let Some(frozen) = making.begin.frozen.take() {
+            let number = making.manifest.next_chunk;
+            making.manifest.next_chunk += 1;
+            let chunk =
+                block::build(&frozen, self.store, ChunkId { epoch: making.begin.epoch, number });
+            self.chunks.write(&chunk)?;
+            making.manifest.index.push(chunk.directory.id);
+            index = Some(chunk);
+        }
+        making.manifest.write(&*self.files, &self.dir, self.store, self.shard)?;
+        let before = std::mem::replace(&mut self.newest, making.manifest);
+        let unneeded = std::mem::replace(&mut self.older, before.chunks());
+        let newest = self.newest.chunks();
+        for chunk in unneeded {
+            if !newest.contains(&chunk) && !self.older.contains(&chunk) {
+                self.chunks.remove(chunk)?;
+            }
+        }
+        if let Some(oldest) = before.generation.checked_sub(1) {
+            let file = self.dir.join(Manifest::file_name(oldest));
+            match self.files.unlink(&file) {
+                Err(error) if !error.is_missing() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(Taken { frame: self.newest.frame, digest: self.newest.pages.digest(), index })
+    }
+
+    /// Writes the last current pages of sparse chunks again, so that their files can go.
+    fn empty_sparse_chunks(&mut self) -> Result<(), StoreError> {
+        let counts = self.making().manifest.pages.by_chunk();
+        let making = self.making();
+        let open = making.builder.as_ref().map(|_| making.manifest.next_chunk - 1);
+        for (chunk, current) in counts {
+            if Some(chunk.number) == open {
+                continue;
+            }
+            let all = self.chunks.directory(chunk)?.blocks.len();
+            if current * SPARSE >= all {
+                continue;
+            }
+            let moved: Vec<(PageId, Located)> =
+                self.making().manifest.pages.iter().filter(|(_, at)| at.chunk == chunk).collect();
+            for (id, at) in moved {
+                let data = self.chunks.block(Miss { chunk, block: at.block })?;
+                self.page(id, data.to_vec())?;
+            }
+        }
+        Ok(())
+    }
+}

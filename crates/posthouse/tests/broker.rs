@@ -1,0 +1,187 @@
+//! The broker as a door uses it, on a real disk.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthouse::broker::consume::{Outcome, Receive, Verdict};
+use posthouse::broker::letters::{LetterCursor, Which};
+use posthouse::broker::manage::{GroupPatch, TopicPatch};
+use posthouse::broker::publish::Placed;
+use posthouse::broker::{Broker, BrokerOptions, Caller};
+use posthouse_core::catalog::Subscription;
+use posthouse_core::message::Parts;
+use posthouse_log::files::RealFiles;
+
+const ANYONE: Caller = Caller::Anyone;
+
+async fn start(dir: &Path) -> Arc<Broker> {
+    start_with(dir, |_| ()).await
+}
+
+async fn start_with(dir: &Path, change: impl FnOnce(&mut BrokerOptions)) -> Arc<Broker> {
+    let mut options = BrokerOptions::new(dir.to_owned());
+    options.disk_reserve = Some(0);
+    options.segment_bytes = 4 << 20;
+    change(&mut options);
+    Broker::start(RealFiles::shared(), options).await.expect("it starts").0
+}
+
+async fn stop(broker: Arc<Broker>) {
+    broker.stop(Duration::from_secs(20)).await.expect("it stops");
+}
+
+async fn publish(broker: &Broker, topic: &str, bodies: &[&str]) -> Vec<Placed> {
+    let topic = broker.topic_to_publish(&ANYONE, topic).await.unwrap();
+    let mut outbox = broker.outbox(None, false);
+    for body in bodies {
+        broker.add(&mut outbox, &topic, &Parts::default(), body.as_bytes()).unwrap();
+    }
+    let sent = broker.publish(outbox).await.unwrap();
+    broker.placed(&sent).map(|placed| placed.unwrap()).collect()
+}
+
+fn group(topics: &[&str]) -> GroupPatch {
+    let subscription = |t: &&str| Subscription { topic: t.to_string(), filter: "*".into() };
+    GroupPatch {
+        subscriptions: Some(topics.iter().map(subscription).collect()),
+        ..GroupPatch::default()
+    }
+}
+
+/// Bodies, attempts and receipts of what comes.
+async fn receive(
+    broker: &Broker,
+    group: &str,
+    max: usize,
+    wait_ms: u64,
+) -> Vec<(String, u16, String)> {
+    let ask = Receive {
+        max,
+        wait: Duration::from_millis(wait_ms),
+        consumer: "w".into(),
+        ..Receive::default()
+    };
+    let received = broker.receive(&ANYONE, group, &ask).await.unwrap();
+    received
+        .iter()
+        .map(|m| {
+            let body = m.parts().unwrap().1;
+            (String::from_utf8(body.to_vec()).unwrap(), m.attempt, m.receipt.clone())
+        })
+        .collect()
+}
+
+async fn settle(broker: &Broker, group: &str, receipt: &str, verdict: Verdict) -> Outcome {
+    broker.settle(&ANYONE, group, vec![(receipt.into(), verdict)]).await.unwrap().remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_there_after_a_restart_with_its_attempts() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    broker.put_group(&ANYONE, "g", group(&["orders"])).await.unwrap();
+    let placed = publish(&broker, "orders", &["a", "b", "c"]).await;
+    assert_eq!(placed.iter().map(|p| p.position).collect::<Vec<_>>(), [0, 1, 2]);
+    let got = receive(&broker, "g", 10, 0).await;
+    assert_eq!(got.iter().map(|m| m.0.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(settle(&broker, "g", &got[0].2, Verdict::Ack).await, Outcome::Ok);
+    let nack = Verdict::Nack { delay_ms: Some(0), reason: "later".into() };
+    settle(&broker, "g", &got[1].2, nack).await;
+    stop(broker).await;
+
+    let broker = start(dir.path()).await;
+    let got_again = receive(&broker, "g", 10, 2000).await;
+    assert_eq!(got_again[0].0, "b");
+    assert_eq!(got_again[0].1, 2, "the attempt before the restart counts");
+    assert_eq!(got_again.len(), 1, "c is still leased");
+    assert_eq!(settle(&broker, "g", &got[0].2, Verdict::Ack).await, Outcome::Already);
+    assert!(matches!(settle(&broker, "g", &got[1].2, Verdict::Ack).await, Outcome::Stale(_)));
+    assert_eq!(
+        settle(&broker, "g", &got[2].2, Verdict::Ack).await,
+        Outcome::Ok,
+        "a lease outlives a restart"
+    );
+    stop(broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_waits_gets_what_is_published_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    broker.put_group(&ANYONE, "g", group(&["orders"])).await.unwrap();
+    let waiting = {
+        let broker = broker.clone();
+        tokio::spawn(async move { receive(&broker, "g", 1, 10_000).await })
+    };
+    publish(&broker, "orders", &["a"]).await;
+    assert_eq!(waiting.await.unwrap()[0].0, "a");
+    assert_eq!(receive(&broker, "g", 1, 50).await, [], "a wait ends with nothing");
+    stop(broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_attempt_a_message_is_a_dead_letter_and_comes_back_when_redriven() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let config = GroupPatch { max_attempts: Some(1), ..group(&["orders"]) };
+    broker.put_group(&ANYONE, "g", config).await.unwrap();
+    let placed = publish(&broker, "orders", &["a"]).await;
+    let got = receive(&broker, "g", 1, 0).await;
+    let nack = Verdict::Nack { delay_ms: None, reason: "no stock".into() };
+    settle(&broker, "g", &got[0].2, nack).await;
+    let letters = loop {
+        let page = broker.letters(&ANYONE, "g", LetterCursor::default(), 10).await.unwrap();
+        if !page.letters.is_empty() {
+            break page.letters;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(letters[0].id, placed[0].id, "a dead letter keeps its id");
+    let (parts, body) = letters[0].parts().unwrap();
+    let origin = parts.origin.unwrap();
+    assert_eq!(
+        (origin.topic, origin.error, origin.attempts, &body[..]),
+        ("orders", "no stock", 1, &b"a"[..])
+    );
+    let redriven = broker.redrive(&ANYONE, "g", &Which::All, None).await.unwrap();
+    assert_eq!((redriven.redriven, redriven.left), (1, 0));
+    let again = receive(&broker, "g", 1, 2000).await;
+    assert_eq!((again[0].0.as_str(), again[0].1), ("a", 1));
+    let history = broker.history(&ANYONE, &placed[0].id.to_string()).await.unwrap();
+    assert_eq!(history.events.len(), 6, "{:#?}", history.events);
+    stop(broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_and_old_segments_come_and_go_under_load_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |options: &mut BrokerOptions| {
+        options.segment_bytes = 20 << 20;
+        options.snapshot_log_bytes = 8 << 20;
+    };
+    let broker = start_with(dir.path(), load).await;
+    let retention = posthouse_core::catalog::Retention::Acknowledged { min_age_ms: 0 };
+    let config = TopicPatch { retention: Some(retention), ..TopicPatch::default() };
+    broker.put_topic(&ANYONE, "t", config).await.unwrap();
+    broker.put_group(&ANYONE, "g", group(&["t"])).await.unwrap();
+    let body = "x".repeat(4000);
+    let mut acked = 0;
+    for round in 0..60 {
+        publish(&broker, "t", &vec![body.as_str(); 250]).await;
+        let got = receive(&broker, "g", 250, 1000).await;
+        assert_eq!(got.len(), 250, "round {round}");
+        let items = got.iter().map(|m| (m.2.clone(), Verdict::Ack)).collect();
+        let outcomes = broker.settle(&ANYONE, "g", items).await.unwrap();
+        acked += outcomes.iter().filter(|o| matches!(o, Outcome::Ok)).count();
+    }
+    assert_eq!(acked, 15_000);
+    let taken = broker.shards()[0].metrics.snapshots.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(taken >= 2, "{taken} snapshots");
+    publish(&broker, "t", &["last"]).await;
+    stop(broker).await;
+    let broker = start_with(dir.path(), load).await;
+    let got = receive(&broker, "g", 10, 1000).await;
+    assert_eq!(got.iter().map(|m| m.0.as_str()).collect::<Vec<_>>(), ["last"]);
+    stop(broker).await;
+}
