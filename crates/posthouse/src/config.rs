@@ -46,7 +46,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "insecure",
         value: "BOOL",
         default: "false",
-        help: "Listen on a public address although no user is defined",
+        help: "Listen on a public address although anyone could use it",
     },
     Setting {
         name: "tls_cert",
@@ -84,7 +84,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "auto_create",
         value: "BOOL",
         default: "",
-        help: "Make topics and groups on first use; on while no user is defined",
+        help: "Make topics and groups on first use; on until a user who may manage the node has a token",
     },
     Setting {
         name: "disk_reserve",

@@ -4,6 +4,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod doors;
+pub mod json;
 pub mod problem;
 pub mod shard;
 pub mod store;

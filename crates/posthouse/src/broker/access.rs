@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use posthouse_core::catalog::{Action, Catalog, User};
+use posthouse_core::catalog::{Action, Catalog, User, UserConfig};
 use posthouse_core::name::TopicPattern;
 use sha2::{Digest as _, Sha256};
 
@@ -41,11 +41,10 @@ impl Caller {
     /// The caller who shows this token, or none.
     ///
     /// # Errors
-    /// If users are defined and the token belongs to none of them.
+    /// If the node is not open, and the token belongs to no user.
     pub fn identify(catalog: &Catalog, token: Option<&str>) -> Result<Caller, Problem> {
-        let (.., users) = catalog.counts();
         match token {
-            _ if users == 0 => Ok(Caller::Anyone),
+            _ if is_open(catalog) => Ok(Caller::Anyone),
             None => Err(Problem::new(
                 Kind::Unauthenticated,
                 "unauthenticated",
@@ -77,20 +76,7 @@ impl Caller {
     pub fn may(&self, action: Action, on: On<'_>) -> bool {
         match self {
             Caller::Anyone | Caller::Node => true,
-            Caller::User(user) => {
-                let mut grants = user.config.grants.iter();
-                grants.any(|grant| {
-                    grant.actions.contains(&action)
-                        && match on {
-                            On::Topic(name) => covers(&grant.topics, name),
-                            On::Group(name) => covers(&grant.groups, name),
-                            On::Node => {
-                                let all = |patterns: &[String]| patterns.iter().any(|p| p == "*");
-                                all(&grant.topics) && all(&grant.groups)
-                            }
-                        }
-                })
-            }
+            Caller::User(user) => allows(&user.config, action, on),
         }
     }
 
@@ -118,6 +104,31 @@ impl Caller {
     }
 }
 
+/// Whether anyone may do anything: there is nobody yet who may manage the node and has a
+/// token. Users can so be made, and given tokens, before the door closes.
+pub fn is_open(catalog: &Catalog) -> bool {
+    !catalog.users().any(|user| is_manager(&user.config))
+}
+
+/// Whether somebody with this configuration can manage the node.
+pub(super) fn is_manager(config: &UserConfig) -> bool {
+    !config.tokens.is_empty() && allows(config, Action::Manage, On::Node)
+}
+
+fn allows(config: &UserConfig, action: Action, on: On<'_>) -> bool {
+    config.grants.iter().any(|grant| {
+        grant.actions.contains(&action)
+            && match on {
+                On::Topic(name) => covers(&grant.topics, name),
+                On::Group(name) => covers(&grant.groups, name),
+                On::Node => {
+                    let all = |patterns: &[String]| patterns.iter().any(|p| p == "*");
+                    all(&grant.topics) && all(&grant.groups)
+                }
+            }
+    })
+}
+
 /// `*` covers everything, what is the system's too; else a pattern covers what it
 /// matches, and a dead-letter or retry topic goes with its group.
 fn covers(patterns: &[String], name: &str) -> bool {
@@ -130,7 +141,7 @@ fn covers(patterns: &[String], name: &str) -> bool {
 mod tests {
     use super::*;
     use posthouse_core::UnixMs;
-    use posthouse_core::catalog::{AccessGrant, UserConfig};
+    use posthouse_core::catalog::AccessGrant;
 
     fn user(actions: &[Action], topics: &[&str], groups: &[&str]) -> Caller {
         let texts = |texts: &[&str]| texts.iter().map(|t| t.to_string()).collect();

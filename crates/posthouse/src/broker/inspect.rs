@@ -220,6 +220,27 @@ impl Broker {
         Ok(stats)
     }
 
+    /// How many messages a consumer of a group has. None if there is no such group yet.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn held_by(&self, group: &str, consumer: &str) -> Result<u64, Problem> {
+        let Ok(group) = self.group(group) else { return Ok(0) };
+        let mut held = 0;
+        for shard in &self.shards {
+            let (id, name) = (group.id, consumer.to_owned());
+            held += self
+                .directory
+                .look(shard.id, move |view| {
+                    let consumers = view.shard.group(id).map_or(&[][..], |g| g.consumers());
+                    let known = consumers.iter().find(|consumer| *consumer.name == *name);
+                    Ok(known.map_or(0, |consumer| u64::from(consumer.held)))
+                })
+                .await?;
+        }
+        Ok(held)
+    }
+
     /// Messages of a topic.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use posthouse_core::catalog::{Catalog, Group, Topic};
 use posthouse_core::ident::{MessageId, Secret};
-use posthouse_core::{GroupId, PartitionId, ShardId};
+use posthouse_core::{GroupId, PartitionId, ShardId, UnixMs};
 use posthouse_log::local::LocalReader;
 use tokio::sync::{Notify, Semaphore};
 
@@ -158,6 +158,11 @@ impl Broker {
         self.started.elapsed()
     }
 
+    /// The time of the day.
+    pub fn now(&self) -> UnixMs {
+        UnixMs(crate::shard::clock::wall_ms())
+    }
+
     /// Why and when it fails.
     pub fn failure(&self) -> &Arc<Failure> {
         &self.failure
@@ -189,7 +194,12 @@ impl Broker {
 
     /// Whether topics and groups are made on first use.
     pub fn auto_creates(&self) -> bool {
-        self.options.auto_create.unwrap_or_else(|| self.catalog().counts().2 == 0)
+        self.options.auto_create.unwrap_or_else(|| self.is_open())
+    }
+
+    /// Whether anyone may do anything: see [`access::is_open`].
+    pub fn is_open(&self) -> bool {
+        access::is_open(&self.catalog())
     }
 
     fn topic(&self, name: &str) -> Result<Arc<Topic>, Problem> {

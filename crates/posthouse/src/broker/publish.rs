@@ -35,8 +35,10 @@ pub struct Permit(
 #[derive(Debug)]
 pub struct Outbox {
     batches: Vec<Outgoing>,
-    /// Which message of which batch, in the order they were added.
+    /// Which message of which batch, in the order they were added; of [`REFUSED`], which
+    /// of those that were refused.
     order: Vec<(u32, u32)>,
+    refused: Vec<Problem>,
     bytes: usize,
     _permit: Option<Permit>,
     apart: bool,
@@ -71,6 +73,7 @@ pub struct Placed {
 pub struct Sent {
     batches: Vec<(Outgoing, Published)>,
     order: Vec<(u32, u32)>,
+    refused: Vec<Problem>,
 }
 
 impl Broker {
@@ -130,7 +133,14 @@ impl Broker {
     /// published all or nothing; with `apart`, one message need not wait for another,
     /// and each has its own result.
     pub fn outbox(&self, permit: Option<Permit>, apart: bool) -> Outbox {
-        Outbox { batches: Vec::new(), order: Vec::new(), bytes: 0, _permit: permit, apart }
+        Outbox {
+            batches: Vec::new(),
+            order: Vec::new(),
+            refused: Vec::new(),
+            bytes: 0,
+            _permit: permit,
+            apart,
+        }
     }
 
     /// Adds a message to an outbox.
@@ -271,6 +281,9 @@ impl Broker {
         sent: &'a Sent,
     ) -> impl Iterator<Item = Result<Placed, Problem>> + 'a {
         sent.order.iter().map(|(batch, index)| {
+            if *batch == REFUSED {
+                return Err(sent.refused[*index as usize].clone());
+            }
             let (outgoing, published) = &sent.batches[*batch as usize];
             let (topic, shard) = (&outgoing.topic, outgoing.shard);
             let (before, duplicate) = find(&published.duplicates, *index);
@@ -340,7 +353,7 @@ impl Submitted {
             }
         }
         let batches = outbox.batches.into_iter().zip(published.into_iter().flatten()).collect();
-        Ok(Sent { batches, order: outbox.order })
+        Ok(Sent { batches, order: outbox.order, refused: outbox.refused })
     }
 }
 
@@ -365,6 +378,9 @@ impl Sent {
 /// Stands for "wherever it is this batch's turn".
 const ANYWHERE: u32 = u32::MAX;
 
+/// Stands for "in no batch: it was refused".
+const REFUSED: u32 = u32::MAX;
+
 impl Outbox {
     /// How many messages it holds.
     pub fn len(&self) -> usize {
@@ -374,6 +390,19 @@ impl Outbox {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// Whether one message need not wait for another.
+    pub fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    /// Notes that the next message was refused before it could be added. Only where
+    /// messages are published apart: it keeps no other out.
+    pub fn refuse(&mut self, problem: Problem) {
+        debug_assert!(self.apart, "what is all or nothing is refused as a whole");
+        self.order.push((REFUSED, self.refused.len() as u32));
+        self.refused.push(problem);
     }
 
     /// Bytes of bodies.

@@ -8,7 +8,7 @@ use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::{Command, Reply};
 use posthouse_core::catalog::{AccessGrant, Action, Token, User, UserConfig};
 
-use super::access::token_hash;
+use super::access::{is_manager, is_open, token_hash};
 use super::{Broker, Caller, On};
 use crate::problem::{Kind, Problem};
 use crate::shard::clock::wall_ms;
@@ -35,8 +35,8 @@ impl Broker {
         self.catalog().user_named(name).cloned().ok_or_else(|| no_user(name))
     }
 
-    /// Makes a user, or gives one other grants. The first one must be able to manage the
-    /// node: from then on nobody else can.
+    /// Makes a user, or gives one other grants. The node stays open until somebody who may
+    /// manage it has a token.
     ///
     /// # Errors
     /// See [`Problem`].
@@ -61,23 +61,23 @@ impl Broker {
         }
     }
 
-    /// Somebody must be left who can manage the node, with user `name` as `config` says
-    /// (`None`: gone). With nobody left at all the node is open again.
+    /// Once somebody can manage the node, somebody must be left who can, with user `name`
+    /// as `config` says (`None`: gone): else it would be open again, or locked. Only with
+    /// the last user gone it is open on purpose.
     fn check_managers(&self, name: &str, config: Option<&UserConfig>) -> Result<(), Problem> {
         let catalog = self.catalog();
-        let is_manager = |config: &UserConfig| {
-            let user =
-                User { id: 0, name: name.into(), created_at: UnixMs(0), config: config.clone() };
-            Caller::User(Arc::new(user)).may(Action::Manage, On::Node)
-        };
-        let mut others = catalog.users().filter(|user| *user.name != *name).peekable();
-        let nobody = others.peek().is_none() && config.is_none();
-        if nobody || config.is_some_and(is_manager) || others.any(|user| is_manager(&user.config)) {
+        if is_open(&catalog) || config.is_some_and(is_manager) {
             return Ok(());
         }
-        let detail = "nobody would be left who may manage this node";
+        let mut others = catalog.users().filter(|user| *user.name != *name).peekable();
+        let nobody = others.peek().is_none() && config.is_none();
+        if nobody || others.any(|user| is_manager(&user.config)) {
+            return Ok(());
+        }
+        let detail = "nobody would be left who may manage this node and has a token";
         Err(Problem::new(Kind::Conflict, "no_manager", detail).with_hint(
-            "let one user have a grant with action manage, topics [\"*\"] and groups [\"*\"]",
+            "give another user a grant with action manage, topics [\"*\"] and groups [\"*\"], \
+             and a token",
         ))
     }
 
@@ -141,6 +141,7 @@ impl Broker {
             let detail = format!("user {user:?} has no token {token:?}");
             return Err(Problem::new(Kind::NotFound, "token_not_found", detail));
         }
+        self.check_managers(user, Some(&config))?;
         self.set_user(user, config).await.map(drop)
     }
 }

@@ -1,6 +1,6 @@
 //! `posthouse serve`: a node.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -109,7 +109,11 @@ impl Serve {
 fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|e| Failure::usage(format!("log = {:?}: {e}", settings.log)))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_ansi(is_terminal)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if settings.log_json {
         builder.json().init();
     } else {
@@ -125,14 +129,13 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (broker, report) = Broker::start(RealFiles::shared(), settings.broker.clone()).await?;
     tell(&report);
-    let is_open = broker.catalog().counts().2 == 0;
-    if is_open && !settings.listen.ip().is_loopback() && !settings.insecure {
+    if broker.is_open() && !settings.listen.ip().is_loopback() && !settings.insecure {
         let address = settings.listen;
         broker.stop(settings.stop_timeout).await?;
         return Err(Failure::usage(format!(
-            "no user is defined, so anyone who reaches {address} could read and delete \
-             everything. Make a user first (`posthouse user create`, with the node on a \
-             loopback address), or say --insecure if the network is yours alone"
+            "no user who may manage this node has a token, so anyone who reaches {address} could \
+             read and delete everything. Make one first (`posthouse user put` and `user token`, \
+             with the node on a loopback address), or say --insecure if the network is yours alone"
         )));
     }
     let port = Port::bind(settings.listen, &settings.doors).await?;

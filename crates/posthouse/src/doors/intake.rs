@@ -6,8 +6,8 @@
 //! node; with the pool empty a body is not read on, which holds its sender back, and
 //! whoever waits too long is cut off.
 //!
-//! The body of a gRPC request is followed message by message; any other body is one
-//! message.
+//! The body of a gRPC request is followed message by message, one of lines line by line;
+//! any other body is one message.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -53,7 +53,11 @@ impl Intake {
     /// Lets the body of a request draw on the pool.
     pub fn bound(&self, request: Request<Body>) -> Request<Body> {
         let kind = request.headers().get(header::CONTENT_TYPE);
-        let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let message = match kind.map(|kind| kind.as_bytes()) {
+            Some(kind) if kind.starts_with(b"application/grpc") => Message::Grpc(Follow::default()),
+            Some(kind) if kind.starts_with(b"application/x-ndjson") => Message::Line(false),
+            _ => Message::Whole,
+        };
         request.map(|body| {
             Body::new(Bounded {
                 inner: body,
@@ -61,7 +65,7 @@ impl Intake {
                 held: Vec::new(),
                 asking: None,
                 next: None,
-                message: if is_grpc { Message::Grpc(Follow::default()) } else { Message::Whole },
+                message,
                 silence: None,
             })
         })
@@ -72,6 +76,8 @@ impl Intake {
 enum Message {
     /// It is one.
     Whole,
+    /// It is many, each a line. Whether a line has begun.
+    Line(bool),
     /// It is many, each behind five bytes: a flag, and its length.
     Grpc(Follow),
 }
@@ -148,6 +154,15 @@ impl Bounded {
     fn pass(&mut self, data: Bytes, permit: Option<OwnedSemaphorePermit>) -> Bytes {
         match &mut self.message {
             Message::Whole => self.held.extend(permit),
+            Message::Line(begun) => {
+                *begun = data.last().is_some_and(|byte| *byte != b'\n');
+                if data.contains(&b'\n') {
+                    self.held.clear();
+                }
+                if *begun {
+                    self.held.extend(permit);
+                }
+            }
             Message::Grpc(follow) => {
                 let (unfinished, ended) = follow.see(&data);
                 if ended {
@@ -164,6 +179,7 @@ impl Bounded {
     fn is_in_message(&self) -> bool {
         match &self.message {
             Message::Whole => true,
+            Message::Line(begun) => *begun,
             Message::Grpc(follow) => !follow.is_between(),
         }
     }
@@ -292,13 +308,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_of_whole_messages_holds_nothing() {
-        let intake = Intake::with_bytes(4096);
-        let wire: Vec<u8> = (0..100).flat_map(|_| grpc(&[1; 1000])).collect();
-        let pieces: Vec<Result<Bytes, std::io::Error>> =
-            wire.chunks(700).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        let body = Body::from_stream(tokio_stream::iter(pieces));
-        let body = intake.bound(request(body, "application/grpc")).into_body();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), wire);
+        let lines = [[b'x'; 999].as_slice(), b"\n"].concat().repeat(100);
+        let messages: Vec<u8> = (0..100).flat_map(|_| grpc(&[1; 1000])).collect();
+        for (kind, wire) in [("application/grpc", messages), ("application/x-ndjson", lines)] {
+            let intake = Intake::with_bytes(4096);
+            let pieces: Vec<Result<Bytes, std::io::Error>> =
+                wire.chunks(700).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            let body = Body::from_stream(tokio_stream::iter(pieces));
+            let body = intake.bound(request(body, kind)).into_body();
+            assert_eq!(body.collect().await.unwrap().to_bytes(), wire, "{kind}");
+        }
     }
 
     fn futures_channel<T>()

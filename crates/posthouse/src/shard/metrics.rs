@@ -2,57 +2,62 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// A figure as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub grows: bool,
+    /// Its value.
+    pub value: u64,
+}
+
 macro_rules! figures {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($kind:ident $name:ident: $help:literal;)*) => {
         /// What a shard counts.
         #[derive(Debug, Default)]
         pub struct ShardMetrics {
-            $($(#[$doc])* pub $name: AtomicU64,)*
+            $(#[doc = $help] pub $name: AtomicU64,)*
+        }
+
+        impl ShardMetrics {
+            /// All figures, in the same order for every shard.
+            pub fn all(&self) -> Vec<Figure> {
+                vec![$(Figure {
+                    name: stringify!($name),
+                    help: $help,
+                    grows: matches!(stringify!($kind).as_bytes(), b"counter"),
+                    value: get(&self.$name),
+                },)*]
+            }
         }
     };
 }
 
 figures! {
-    /// Messages published.
-    published,
-    /// Bytes of their sealed bodies.
-    published_bytes,
-    /// Messages that had come before under the same publish id.
-    duplicates,
-    /// Messages granted to consumers, every attempt.
-    granted,
-    /// Messages acknowledged.
-    acked,
-    /// Messages given back.
-    nacked,
-    /// Receipts that were stale.
-    stale,
-    /// Messages moved to the dead letters.
-    buried,
-    /// Frames handed to the log.
-    frames,
-    /// Bytes of frames, without padding.
-    frame_bytes,
-    /// Outputs that wait for a frame to be durable.
-    gated,
-    /// Consumers that wait for a message.
-    waiting,
-    /// Commands that wait for a block of a chunk.
-    parked,
-    /// Blocks of chunks fetched.
-    blocks_fetched,
-    /// Bytes of blocks in memory.
-    block_bytes,
-    /// Bytes of the table of new messages.
-    young_bytes,
-    /// Positions in flight or waiting, over all groups.
-    used,
-    /// Snapshots taken.
-    snapshots,
-    /// Snapshots that could not be taken.
-    snapshots_failed,
-    /// Turns of the loop.
-    turns,
+    counter published: "Messages published.";
+    counter published_bytes: "Bytes of their sealed bodies.";
+    counter duplicates: "Messages that had come before under the same publish id.";
+    counter granted: "Messages granted to consumers, every attempt.";
+    counter acked: "Messages acknowledged.";
+    counter nacked: "Messages given back.";
+    counter stale: "Receipts that were stale.";
+    counter buried: "Messages moved to the dead letters.";
+    counter frames: "Frames handed to the log.";
+    counter frame_bytes: "Bytes of frames, without padding.";
+    gauge gated: "Outputs that wait for a frame to be durable.";
+    gauge waiting: "Consumers that wait for a message.";
+    gauge parked: "Commands that wait for a block of a chunk.";
+    counter blocks_fetched: "Blocks of chunks fetched.";
+    gauge block_bytes: "Bytes of blocks in memory.";
+    gauge young_bytes: "Bytes of the table of new messages.";
+    gauge used: "Positions in flight or waiting, over all groups.";
+    counter snapshots: "Snapshots taken.";
+    counter snapshots_failed: "Snapshots that could not be taken.";
+    counter turns: "Turns of the loop.";
 }
 
 /// Adds to a figure.

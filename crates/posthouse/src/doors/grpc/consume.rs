@@ -1,4 +1,4 @@
-//! Consuming: one receive, one settle, or a stream of both.
+//! Consuming on one stream: messages out, and what the consumer says of them in.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,15 +8,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
 use posthouse_client::proto::consume_request::{Open, Request};
 use posthouse_client::proto::consume_response::{Failed, Response, Settled};
-use posthouse_client::proto::{
-    AckRequest, ConsumeRequest, ConsumeResponse, ExtendRequest, NackRequest, ReceiveRequest,
-    ReceiveResponse, SettleResponse,
-};
+use posthouse_client::proto::{ConsumeRequest, ConsumeResponse, SettleResponse};
 use tonic::{Status, Streaming};
 
-use super::{Door, convert, status};
+use super::status;
 use crate::broker::consume::{Receive, Received, Verdict};
 use crate::broker::{Caller, bounds};
+use crate::doors::calls::consume::messages;
+use crate::doors::calls::{Calls, convert};
 use crate::problem::Problem;
 
 /// How long one receive of a stream waits before it asks again.
@@ -28,76 +27,9 @@ const BATCH: u32 = 256;
 /// Settles of one stream that are under way. Beyond it the stream is not read.
 const SETTLES: usize = 256;
 
-impl Door {
-    pub(super) async fn receive(
-        &self,
-        caller: &Caller,
-        request: ReceiveRequest,
-    ) -> Result<ReceiveResponse, Problem> {
-        let defaults = Receive::default();
-        let ask = Receive {
-            max: request.max.map_or(defaults.max, |max| max as usize),
-            max_bytes: request.max_bytes.unwrap_or(defaults.max_bytes),
-            wait: Duration::from_millis(request.wait_ms.unwrap_or(0)),
-            lease_ms: request.lease_ms,
-            topic: request.topic,
-            auto_ack: request.auto_ack,
-            broadcast: request.broadcast,
-            consumer: request.consumer,
-        };
-        let received = self.broker.receive(caller, &request.group, &ask).await?;
-        messages(&received)
-    }
-
-    pub(super) async fn ack(
-        &self,
-        caller: &Caller,
-        request: AckRequest,
-    ) -> Result<SettleResponse, Problem> {
-        self.settle(caller, &request.group, request.receipts, Verdict::Ack).await
-    }
-
-    pub(super) async fn nack(
-        &self,
-        caller: &Caller,
-        request: NackRequest,
-    ) -> Result<SettleResponse, Problem> {
-        let verdict =
-            Verdict::Nack { delay_ms: request.delay_ms, reason: request.reason.as_str().into() };
-        self.settle(caller, &request.group, request.receipts, verdict).await
-    }
-
-    pub(super) async fn extend(
-        &self,
-        caller: &Caller,
-        request: ExtendRequest,
-    ) -> Result<SettleResponse, Problem> {
-        let verdict = Verdict::Extend { lease_ms: request.lease_ms };
-        self.settle(caller, &request.group, request.receipts, verdict).await
-    }
-
-    async fn settle(
-        &self,
-        caller: &Caller,
-        group: &str,
-        receipts: Vec<String>,
-        verdict: Verdict,
-    ) -> Result<SettleResponse, Problem> {
-        let items = receipts.into_iter().map(|receipt| (receipt, verdict.clone())).collect();
-        let outcomes = self.broker.settle(caller, group, items).await?;
-        let results = outcomes.into_iter().map(convert::outcome).collect();
-        Ok(SettleResponse { results })
-    }
-}
-
-fn messages(received: &[Received]) -> Result<ReceiveResponse, Problem> {
-    let messages: Result<_, Problem> = received.iter().map(convert::received).collect();
-    Ok(ReceiveResponse { messages: messages? })
-}
-
 /// A stream of messages, as far as credits go, and of what the consumer says of them.
 struct Session {
-    door: Door,
+    calls: Calls,
     caller: Caller,
     incoming: Option<Streaming<ConsumeRequest>>,
     /// How the stream was opened; `None` before it was.
@@ -112,12 +44,12 @@ struct Session {
 }
 
 pub(super) fn session(
-    door: Door,
+    calls: Calls,
     caller: Caller,
     incoming: Streaming<ConsumeRequest>,
 ) -> BoxStream<'static, Result<ConsumeResponse, Status>> {
     let session = Session {
-        door,
+        calls,
         caller,
         incoming: Some(incoming),
         open: None,
@@ -177,9 +109,9 @@ impl Session {
             broadcast: open.broadcast,
             consumer: open.consumer.clone(),
         };
-        let (door, caller, open) = (self.door.clone(), self.caller.clone(), open.clone());
+        let (calls, caller, open) = (self.calls.clone(), self.caller.clone(), open.clone());
         self.receive =
-            Some(Box::pin(async move { door.broker.receive(&caller, &open.group, &ask).await }));
+            Some(Box::pin(async move { calls.broker.receive(&caller, &open.group, &ask).await }));
     }
 
     fn take(&mut self, request: Option<Result<ConsumeRequest, Status>>) {
@@ -230,9 +162,9 @@ impl Session {
 
     fn settle(&mut self, seq: u64, receipts: Vec<String>, verdict: Verdict) {
         let Some(open) = self.open.clone() else { return };
-        let (door, caller) = (self.door.clone(), self.caller.clone());
+        let (calls, caller) = (self.calls.clone(), self.caller.clone());
         self.settles.push(Box::pin(async move {
-            (seq, door.settle(&caller, &open.group, receipts, verdict).await)
+            (seq, calls.settle(&caller, &open.group, receipts, verdict).await)
         }));
     }
 

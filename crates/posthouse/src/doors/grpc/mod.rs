@@ -1,8 +1,6 @@
 //! The native gRPC interface: see `posthouse.proto` for what each call means.
 
 mod consume;
-mod convert;
-mod manage;
 mod publish;
 
 use std::pin::Pin;
@@ -14,6 +12,7 @@ use posthouse_client::proto;
 use posthouse_client::proto::posthouse_server::{Posthouse, PosthouseServer};
 use tonic::{Request, Response, Status};
 
+use super::calls::{Calls, convert};
 use crate::broker::{Broker, Caller};
 use crate::problem::Problem;
 
@@ -26,7 +25,7 @@ const RESPONSE_BYTES: usize = 80 << 20;
 /// The interface over a broker.
 #[derive(Clone, Debug)]
 pub struct Door {
-    broker: Arc<Broker>,
+    calls: Calls,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -34,16 +33,14 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Door {
     /// The service, to be served.
     pub fn service(broker: Arc<Broker>) -> PosthouseServer<Door> {
-        PosthouseServer::new(Door { broker })
+        PosthouseServer::new(Door { calls: Calls { broker } })
             .max_decoding_message_size(REQUEST_BYTES)
             .max_encoding_message_size(RESPONSE_BYTES)
     }
 
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let header = request.metadata().get("authorization");
-        let text = header.and_then(|value| value.to_str().ok());
-        let token = text.map(|text| text.strip_prefix("Bearer ").unwrap_or(text));
-        self.broker.identify(token).map_err(status)
+        self.calls.caller(header.and_then(|value| value.to_str().ok())).map_err(status)
     }
 
     /// The caller, and the request without what came around it.
@@ -90,7 +87,7 @@ fn answer<T>(result: Result<T, Problem>) -> Answer<T> {
     result.map(Response::new).map_err(status)
 }
 
-/// Forwards unary calls to methods of [`Door`] that take caller and request. Written
+/// Forwards unary calls to methods of [`Calls`] that take caller and request. Written
 /// out as `async_trait` would: it does not see into a macro.
 macro_rules! unary {
     ($($name:ident($request:ident) -> $response:ident;)*) => {
@@ -104,7 +101,7 @@ macro_rules! unary {
             {
                 Box::pin(async move {
                     let (caller, request) = self.open(request)?;
-                    answer(self.$name(&caller, request).await)
+                    answer(self.calls.$name(&caller, request).await)
                 })
             }
         )*
@@ -121,7 +118,7 @@ impl Posthouse for Door {
         request: Request<tonic::Streaming<proto::PublishRequest>>,
     ) -> Answer<Self::PublishStreamStream> {
         let caller = self.caller(&request)?;
-        let session = publish::Session::new(self.clone(), caller, request.into_inner());
+        let session = publish::Session::new(self.calls.clone(), caller, request.into_inner());
         Ok(Response::new(Box::pin(session)))
     }
 
@@ -130,7 +127,7 @@ impl Posthouse for Door {
         request: Request<tonic::Streaming<proto::ConsumeRequest>>,
     ) -> Answer<Self::ConsumeStream> {
         let caller = self.caller(&request)?;
-        Ok(Response::new(consume::session(self.clone(), caller, request.into_inner())))
+        Ok(Response::new(consume::session(self.calls.clone(), caller, request.into_inner())))
     }
 
     unary! {

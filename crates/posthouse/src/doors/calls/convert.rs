@@ -14,7 +14,7 @@ use crate::broker::inspect::{GroupStats, PartitionStats, Seen};
 use crate::broker::manage::{GroupPatch, TopicPatch};
 use crate::problem::Problem;
 
-pub(super) fn problem(problem: &Problem) -> proto::Problem {
+pub(in crate::doors) fn problem(problem: &Problem) -> proto::Problem {
     let about = problem.about.as_deref().cloned();
     let (field, value, limit) =
         about.map_or_else(Default::default, |about| (about.field, about.value, about.limit));
@@ -32,7 +32,7 @@ pub(super) fn problem(problem: &Problem) -> proto::Problem {
 
 // ---- messages
 
-pub(super) fn received(received: &Received) -> Result<proto::ReceivedMessage, Problem> {
+pub(in crate::doors) fn received(received: &Received) -> Result<proto::ReceivedMessage, Problem> {
     let (parts, body) = received.parts()?;
     let (topic, partition, position) = received.place(&parts);
     Ok(proto::ReceivedMessage {
@@ -48,7 +48,7 @@ pub(super) fn received(received: &Received) -> Result<proto::ReceivedMessage, Pr
     })
 }
 
-pub(super) fn seen(seen: &Seen) -> Result<proto::ReceivedMessage, Problem> {
+pub(in crate::doors) fn seen(seen: &Seen) -> Result<proto::ReceivedMessage, Problem> {
     let (parts, body) = seen.parts()?;
     Ok(proto::ReceivedMessage {
         id: seen.id.to_string(),
@@ -86,7 +86,7 @@ fn origin(origin: &Origin<'_>) -> proto::Origin {
     }
 }
 
-pub(super) fn outcome(outcome: Outcome) -> proto::SettleResult {
+pub(in crate::doors) fn outcome(outcome: Outcome) -> proto::SettleResult {
     let (status, detail) = match outcome {
         Outcome::Ok => (proto::SettleStatus::Ok, String::new()),
         Outcome::Already => (proto::SettleStatus::Already, String::new()),
@@ -96,7 +96,11 @@ pub(super) fn outcome(outcome: Outcome) -> proto::SettleResult {
     proto::SettleResult { status: status.into(), detail }
 }
 
-pub(super) fn state(group: &str, state: &MessageState, left_ms: Option<u64>) -> proto::GroupState {
+pub(in crate::doors) fn state(
+    group: &str,
+    state: &MessageState,
+    left_ms: Option<u64>,
+) -> proto::GroupState {
     let mut out =
         proto::GroupState { group: group.into(), left_ms, ..proto::GroupState::default() };
     out.state = match state {
@@ -119,7 +123,7 @@ pub(super) fn state(group: &str, state: &MessageState, left_ms: Option<u64>) -> 
     out
 }
 
-pub(super) fn event(event: &Event) -> proto::HistoryEvent {
+pub(in crate::doors) fn event(event: &Event) -> proto::HistoryEvent {
     let mut out = proto::HistoryEvent {
         at_ms: event.at.0,
         group: event.group.clone().unwrap_or_default(),
@@ -148,7 +152,9 @@ pub(super) fn event(event: &Event) -> proto::HistoryEvent {
 
 // ---- topics
 
-pub(super) fn topic_patch(config: Option<proto::TopicConfig>) -> Result<TopicPatch, Problem> {
+pub(in crate::doors) fn topic_patch(
+    config: Option<proto::TopicConfig>,
+) -> Result<TopicPatch, Problem> {
     let config = config.unwrap_or_default();
     Ok(TopicPatch {
         partitions: config.partitions,
@@ -172,7 +178,7 @@ fn retention(retention: proto::Retention) -> Option<catalog::Retention> {
     })
 }
 
-pub(super) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> proto::Topic {
+pub(in crate::doors) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> proto::Topic {
     use proto::retention::{Acknowledged, Limits, Retention as Wire};
     let config = &topic.config;
     let retention = match &config.retention {
@@ -213,7 +219,9 @@ pub(super) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> proto::Topi
 
 // ---- groups
 
-pub(super) fn group_patch(config: Option<proto::GroupConfig>) -> Result<GroupPatch, Problem> {
+pub(in crate::doors) fn group_patch(
+    config: Option<proto::GroupConfig>,
+) -> Result<GroupPatch, Problem> {
     let config = config.unwrap_or_default();
     let subscription = |subscription: proto::Subscription| catalog::Subscription {
         topic: subscription.topic,
@@ -295,7 +303,7 @@ fn group_config(config: &catalog::GroupConfig) -> proto::GroupConfig {
     }
 }
 
-pub(super) fn group(group: &Arc<Group>, stats: &GroupStats) -> proto::Group {
+pub(in crate::doors) fn group(group: &Arc<Group>, stats: &GroupStats) -> proto::Group {
     let pairs = stats.pairs.iter().map(|pair| {
         let info = &pair.info;
         proto::GroupPartition {
@@ -332,7 +340,7 @@ pub(super) fn group(group: &Arc<Group>, stats: &GroupStats) -> proto::Group {
 
 // ---- users
 
-pub(super) fn user(user: &User) -> proto::User {
+pub(in crate::doors) fn user(user: &User) -> proto::User {
     let action = |action: &catalog::Action| match action {
         catalog::Action::Publish => proto::Action::Publish.into(),
         catalog::Action::Consume => proto::Action::Consume.into(),
@@ -355,7 +363,7 @@ pub(super) fn user(user: &User) -> proto::User {
     }
 }
 
-pub(super) fn grants(
+pub(in crate::doors) fn grants(
     grants: Vec<proto::AccessGrant>,
 ) -> Result<Vec<catalog::AccessGrant>, Problem> {
     grants

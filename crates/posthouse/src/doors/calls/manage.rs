@@ -9,7 +9,7 @@ use posthouse_core::catalog::{Group, Topic};
 use posthouse_core::ident::MessageId;
 use posthouse_core::queue::MessageState;
 
-use super::{Door, convert};
+use super::{Calls, convert};
 use crate::broker::inspect::Browse;
 use crate::broker::letters::Which;
 use crate::broker::manage::SeekTo;
@@ -38,14 +38,14 @@ fn which(ids: &[String], all: bool) -> Result<Which, Problem> {
     }
 }
 
-impl Door {
+impl Calls {
     // ---- topics
 
     async fn topic(&self, topic: &Topic) -> Result<proto::Topic, Problem> {
         Ok(convert::topic(topic, &self.broker.topic_stats(topic).await?))
     }
 
-    pub(super) async fn put_topic(
+    pub(in crate::doors) async fn put_topic(
         &self,
         caller: &Caller,
         request: proto::PutTopicRequest,
@@ -58,7 +58,7 @@ impl Door {
         })
     }
 
-    pub(super) async fn get_topic(
+    pub(in crate::doors) async fn get_topic(
         &self,
         caller: &Caller,
         request: proto::GetTopicRequest,
@@ -67,7 +67,7 @@ impl Door {
         self.topic(&topic).await
     }
 
-    pub(super) async fn list_topics(
+    pub(in crate::doors) async fn list_topics(
         &self,
         caller: &Caller,
         request: proto::ListTopicsRequest,
@@ -81,7 +81,7 @@ impl Door {
         Ok(proto::ListTopicsResponse { more: list.len() == limit, topics: list })
     }
 
-    pub(super) async fn delete_topic(
+    pub(in crate::doors) async fn delete_topic(
         &self,
         caller: &Caller,
         request: proto::DeleteTopicRequest,
@@ -90,7 +90,7 @@ impl Door {
         Ok(proto::DeleteTopicResponse {})
     }
 
-    pub(super) async fn purge_topic(
+    pub(in crate::doors) async fn purge_topic(
         &self,
         caller: &Caller,
         request: proto::PurgeTopicRequest,
@@ -106,7 +106,7 @@ impl Door {
 
     // ---- messages
 
-    pub(super) async fn browse(
+    pub(in crate::doors) async fn browse(
         &self,
         caller: &Caller,
         request: proto::BrowseRequest,
@@ -124,7 +124,7 @@ impl Door {
         Ok(proto::BrowseResponse { messages: messages?, next: browsed.next })
     }
 
-    pub(super) async fn get_message(
+    pub(in crate::doors) async fn get_message(
         &self,
         caller: &Caller,
         request: proto::GetMessageRequest,
@@ -143,7 +143,7 @@ impl Door {
         Ok(proto::GetMessageResponse { message: Some(convert::seen(&seen)?), groups })
     }
 
-    pub(super) async fn get_history(
+    pub(in crate::doors) async fn get_history(
         &self,
         caller: &Caller,
         request: proto::GetHistoryRequest,
@@ -162,7 +162,7 @@ impl Door {
         Ok(convert::group(group, &self.broker.group_stats(group).await?))
     }
 
-    pub(super) async fn put_group(
+    pub(in crate::doors) async fn put_group(
         &self,
         caller: &Caller,
         request: proto::PutGroupRequest,
@@ -175,7 +175,7 @@ impl Door {
         })
     }
 
-    pub(super) async fn get_group(
+    pub(in crate::doors) async fn get_group(
         &self,
         caller: &Caller,
         request: proto::GetGroupRequest,
@@ -184,7 +184,7 @@ impl Door {
         self.group(&group).await
     }
 
-    pub(super) async fn list_groups(
+    pub(in crate::doors) async fn list_groups(
         &self,
         caller: &Caller,
         request: proto::ListGroupsRequest,
@@ -198,7 +198,7 @@ impl Door {
         Ok(proto::ListGroupsResponse { more: list.len() == limit, groups: list })
     }
 
-    pub(super) async fn delete_group(
+    pub(in crate::doors) async fn delete_group(
         &self,
         caller: &Caller,
         request: proto::DeleteGroupRequest,
@@ -207,7 +207,7 @@ impl Door {
         Ok(proto::DeleteGroupResponse {})
     }
 
-    pub(super) async fn pause_group(
+    pub(in crate::doors) async fn pause_group(
         &self,
         caller: &Caller,
         request: proto::PauseGroupRequest,
@@ -216,7 +216,7 @@ impl Door {
         self.group(&group).await
     }
 
-    pub(super) async fn resume_group(
+    pub(in crate::doors) async fn resume_group(
         &self,
         caller: &Caller,
         request: proto::ResumeGroupRequest,
@@ -225,7 +225,7 @@ impl Door {
         self.group(&group).await
     }
 
-    pub(super) async fn seek(
+    pub(in crate::doors) async fn seek(
         &self,
         caller: &Caller,
         request: proto::SeekRequest,
@@ -254,7 +254,7 @@ impl Door {
 
     // ---- dead letters
 
-    pub(super) async fn list_dead_letters(
+    pub(in crate::doors) async fn list_dead_letters(
         &self,
         caller: &Caller,
         request: proto::ListDeadLettersRequest,
@@ -272,7 +272,7 @@ impl Door {
         })
     }
 
-    pub(super) async fn redrive_dead_letters(
+    pub(in crate::doors) async fn redrive_dead_letters(
         &self,
         caller: &Caller,
         request: proto::RedriveDeadLettersRequest,
@@ -282,7 +282,7 @@ impl Door {
         Ok(proto::RedriveDeadLettersResponse { redriven: done.redriven, left: done.left })
     }
 
-    pub(super) async fn purge_dead_letters(
+    pub(in crate::doors) async fn purge_dead_letters(
         &self,
         caller: &Caller,
         request: proto::PurgeDeadLettersRequest,
@@ -294,7 +294,7 @@ impl Door {
 
     // ---- users and the node
 
-    pub(super) async fn put_user(
+    pub(in crate::doors) async fn put_user(
         &self,
         caller: &Caller,
         request: proto::PutUserRequest,
@@ -304,7 +304,7 @@ impl Door {
         Ok(convert::user(&user))
     }
 
-    pub(super) async fn get_user(
+    pub(in crate::doors) async fn get_user(
         &self,
         caller: &Caller,
         request: proto::GetUserRequest,
@@ -312,7 +312,7 @@ impl Door {
         Ok(convert::user(&*self.broker.user(caller, &request.name)?))
     }
 
-    pub(super) async fn list_users(
+    pub(in crate::doors) async fn list_users(
         &self,
         caller: &Caller,
         _request: proto::ListUsersRequest,
@@ -322,7 +322,7 @@ impl Door {
         Ok(proto::ListUsersResponse { users })
     }
 
-    pub(super) async fn delete_user(
+    pub(in crate::doors) async fn delete_user(
         &self,
         caller: &Caller,
         request: proto::DeleteUserRequest,
@@ -331,7 +331,7 @@ impl Door {
         Ok(proto::DeleteUserResponse {})
     }
 
-    pub(super) async fn create_token(
+    pub(in crate::doors) async fn create_token(
         &self,
         caller: &Caller,
         request: proto::CreateTokenRequest,
@@ -340,7 +340,7 @@ impl Door {
         Ok(proto::CreateTokenResponse { token })
     }
 
-    pub(super) async fn revoke_token(
+    pub(in crate::doors) async fn revoke_token(
         &self,
         caller: &Caller,
         request: proto::RevokeTokenRequest,
@@ -349,7 +349,7 @@ impl Door {
         Ok(convert::user(&*self.broker.user(caller, &request.user)?))
     }
 
-    pub(super) async fn get_node(
+    pub(in crate::doors) async fn get_node(
         &self,
         _caller: &Caller,
         _request: proto::GetNodeRequest,

@@ -1,0 +1,87 @@
+//! Publishing.
+
+use std::sync::Arc;
+
+use posthouse_client::proto::{OutgoingMessage, PublishRequest, PublishResponse, PublishedMessage};
+use posthouse_core::catalog::Topic;
+use posthouse_core::message::Parts;
+
+use super::{Calls, convert};
+use crate::broker::Caller;
+use crate::broker::publish::{Outbox, Permit, Sent};
+use crate::problem::Problem;
+
+impl Calls {
+    pub(in crate::doors) async fn publish(
+        &self,
+        caller: &Caller,
+        request: PublishRequest,
+    ) -> Result<PublishResponse, Problem> {
+        let permit = self.broker.permit(bytes_of(&request))?;
+        let outbox = self.fill(caller, &request, permit).await?;
+        let sent = self.broker.publish(outbox).await?;
+        Ok(self.response(&sent))
+    }
+
+    /// Puts the messages of a request in an outbox.
+    pub(in crate::doors) async fn fill(
+        &self,
+        caller: &Caller,
+        request: &PublishRequest,
+        permit: Permit,
+    ) -> Result<Outbox, Problem> {
+        let mut outbox = self.broker.outbox(Some(permit), request.apart);
+        let mut last: Option<(&str, Arc<Topic>)> = None;
+        for message in &request.messages {
+            let name = if message.topic.is_empty() { &request.topic } else { &message.topic };
+            let known = last.take().filter(|(known, _)| known == name);
+            let topic = match known {
+                Some((_, topic)) => Ok(topic),
+                None => self.broker.topic_to_publish(caller, name).await,
+            };
+            let added = topic.and_then(|topic| {
+                let added = self.broker.add(&mut outbox, &topic, &parts(message), &message.body);
+                last = Some((name, topic));
+                added
+            });
+            match added {
+                Err(problem) if request.apart => outbox.refuse(problem),
+                added => added?,
+            }
+        }
+        Ok(outbox)
+    }
+
+    pub(in crate::doors) fn response(&self, sent: &Sent) -> PublishResponse {
+        let messages = self.broker.placed(sent).map(|placed| match placed {
+            Ok(placed) => PublishedMessage {
+                id: placed.id.to_string(),
+                partition: placed.partition,
+                position: placed.position,
+                duplicate: placed.duplicate,
+                problem: None,
+            },
+            Err(problem) => PublishedMessage {
+                problem: Some(convert::problem(&problem)),
+                ..PublishedMessage::default()
+            },
+        });
+        PublishResponse { messages: messages.collect(), problem: None }
+    }
+}
+
+/// The bytes of all bodies of a request.
+pub(in crate::doors) fn bytes_of(request: &PublishRequest) -> usize {
+    request.messages.iter().map(|message| message.body.len()).sum()
+}
+
+fn parts(message: &OutgoingMessage) -> Parts<'_> {
+    Parts {
+        key: message.key.as_deref(),
+        tags: message.tags.iter().map(String::as_str).collect(),
+        headers: message.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect(),
+        dedupe_id: message.dedupe_id.as_deref(),
+        ttl_ms: message.ttl_ms,
+        origin: None,
+    }
+}

@@ -1,0 +1,234 @@
+//! Publishing line by line: a message a line in, its answer a line out, in order.
+//!
+//! Lines are published in batches as they come, several of them under way at once. What
+//! is refused is answered by its problem and keeps nothing else out. The answers are to be
+//! read while the lines are sent: with too many of them unread the request is not read on.
+
+use std::collections::VecDeque;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::stream::StreamExt as _;
+use posthouse_client::proto::{OutgoingMessage, PublishRequest};
+use tokio::sync::mpsc;
+
+use super::REQUEST_BYTES;
+use super::answer::{Refused, problem};
+use super::ask::parse;
+use crate::broker::Caller;
+use crate::broker::publish::{Sent, Submitted};
+use crate::doors::calls::Calls;
+use crate::doors::calls::publish::bytes_of;
+use crate::json;
+use crate::problem::{Kind, Problem};
+
+/// Lines that are published together at most.
+const BATCH_LINES: usize = 256;
+/// Bytes of bodies that are published together, unless one alone has more.
+const BATCH_BYTES: usize = 1 << 20;
+/// Batches of one request that are under way.
+const UNDER_WAY: usize = 16;
+/// Batches whose answers wait to be read.
+const UNREAD: usize = 64;
+
+/// Publishes the lines of a request.
+///
+/// # Errors
+/// If the caller may not publish to the topic; everything later is said line by line.
+pub async fn publish(
+    calls: Calls,
+    caller: Caller,
+    topic: String,
+    request: Request,
+) -> Result<Response, Refused> {
+    calls.broker.topic_to_publish(&caller, &topic).await?;
+    let (answers, rx) = mpsc::channel(UNREAD);
+    let bulk = Bulk { calls, caller, topic, under_way: VecDeque::new(), answers };
+    tokio::spawn(bulk.run(request.into_body()));
+    let answers = tokio_stream::wrappers::ReceiverStream::new(rx);
+    let body = Body::from_stream(answers.map(Ok::<_, std::convert::Infallible>));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+struct Bulk {
+    calls: Calls,
+    caller: Caller,
+    topic: String,
+    under_way: VecDeque<Batch>,
+    answers: mpsc::Sender<Bytes>,
+}
+
+/// Lines whose answers have not left.
+struct Batch {
+    /// Why a line was refused; `None` if it was submitted.
+    refused: Vec<Option<Problem>>,
+    submitted: Result<Submitted, Problem>,
+}
+
+/// Lines that have been read and not been submitted.
+#[derive(Default)]
+struct Lines {
+    refused: Vec<Option<Problem>>,
+    messages: Vec<OutgoingMessage>,
+    bytes: usize,
+}
+
+impl Lines {
+    fn add(&mut self, read: Result<OutgoingMessage, Problem>) {
+        match read {
+            Ok(message) => {
+                self.bytes += message.body.len();
+                self.messages.push(message);
+                self.refused.push(None);
+            }
+            Err(problem) => self.refused.push(Some(problem)),
+        }
+    }
+
+    /// Whether what was read next has to go into another batch.
+    fn has_no_room(&self, read: &Result<OutgoingMessage, Problem>) -> bool {
+        let more = read.as_ref().map_or(0, |message| message.body.len());
+        self.refused.len() == BATCH_LINES || (self.bytes > 0 && self.bytes + more > BATCH_BYTES)
+    }
+}
+
+/// What has come in and is no line yet.
+#[derive(Default)]
+struct Unread {
+    buffer: BytesMut,
+    /// There is no line end before here.
+    searched: usize,
+}
+
+impl Unread {
+    /// Takes a line from the front, without its end. At the end of everything what is
+    /// left is a line.
+    fn next_line(&mut self, at_end: bool) -> Option<BytesMut> {
+        match self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+            Some(end) => {
+                let line = self.buffer.split_to(self.searched + end);
+                self.buffer.advance(1);
+                self.searched = 0;
+                Some(line)
+            }
+            None => {
+                self.searched = self.buffer.len();
+                (at_end && !self.buffer.is_empty()).then(|| {
+                    self.searched = 0;
+                    self.buffer.split()
+                })
+            }
+        }
+    }
+}
+
+/// Nobody reads the answers any more.
+struct Gone;
+
+impl Bulk {
+    async fn run(mut self, body: Body) {
+        let mut data = body.into_data_stream();
+        let mut unread = Unread::default();
+        let mut lines = Lines::default();
+        let mut end = None;
+        while end.is_none() {
+            match data.next().await {
+                Some(Ok(piece)) => unread.buffer.extend_from_slice(&piece),
+                Some(Err(error)) => {
+                    let detail = format!("the request was cut off: {error}");
+                    end = Some(Some(Problem::new(Kind::Unavailable, "cut_off", detail)));
+                }
+                None => end = Some(None),
+            }
+            while let Some(line) = unread.next_line(end == Some(None)) {
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                let read = parse::<json::Outgoing>(&line).and_then(json::Outgoing::into_proto);
+                if lines.has_no_room(&read) && self.hand_over(&mut lines).await.is_err() {
+                    return;
+                }
+                lines.add(read);
+            }
+            if unread.buffer.len() > REQUEST_BYTES {
+                let detail = format!("a line has at most {REQUEST_BYTES} bytes");
+                end = Some(Some(Problem::new(Kind::TooLarge, "line_too_large", detail)));
+            }
+            // What has come so far need not wait for what has not.
+            if self.hand_over(&mut lines).await.is_err() {
+                return;
+            }
+        }
+        while !self.under_way.is_empty() {
+            if self.answer_first().await.is_err() {
+                return;
+            }
+        }
+        if let Some(Some(problem)) = end {
+            let _ = self.answers.send(to_line(&problem_of(&problem))).await;
+        }
+    }
+
+    async fn hand_over(&mut self, lines: &mut Lines) -> Result<(), Gone> {
+        if lines.refused.is_empty() {
+            return Ok(());
+        }
+        let Lines { refused, messages, .. } = std::mem::take(lines);
+        let submitted = self.submit(messages).await;
+        self.under_way.push_back(Batch { refused, submitted });
+        while self.under_way.len() >= UNDER_WAY {
+            self.answer_first().await?;
+        }
+        Ok(())
+    }
+
+    async fn submit(&self, messages: Vec<OutgoingMessage>) -> Result<Submitted, Problem> {
+        let request = PublishRequest { topic: self.topic.clone(), messages, apart: true };
+        let permit = self.calls.broker.wait_for_permit(bytes_of(&request)).await?;
+        let outbox = self.calls.fill(&self.caller, &request, permit).await?;
+        self.calls.broker.submit(outbox)
+    }
+
+    async fn answer_first(&mut self) -> Result<(), Gone> {
+        let Some(batch) = self.under_way.pop_front() else { return Ok(()) };
+        let sent: Result<Sent, Problem> = match batch.submitted {
+            Ok(submitted) => submitted.wait().await,
+            Err(problem) => Err(problem),
+        };
+        let mut published = match &sent {
+            Ok(sent) => Ok(self.calls.response(sent).messages.into_iter()),
+            Err(problem) => Err(problem_of(problem)),
+        };
+        let mut out = BytesMut::new();
+        for refused in &batch.refused {
+            let line = match (refused, &mut published) {
+                (Some(problem), _) => to_line(&problem_of(problem)),
+                (None, Ok(messages)) => match messages.next() {
+                    Some(message) => to_line(&json::PublishedMessage::from(message)),
+                    None => to_line(&problem_of(&Problem::internal("a line has no answer"))),
+                },
+                (None, Err(problem)) => to_line(problem),
+            };
+            out.extend_from_slice(&line);
+        }
+        self.answers.send(out.freeze()).await.map_err(|_| Gone)
+    }
+}
+
+#[derive(serde::Serialize)]
+struct ProblemLine {
+    problem: json::Problem,
+}
+
+fn problem_of(of: &Problem) -> ProblemLine {
+    ProblemLine { problem: problem(of) }
+}
+
+fn to_line(answer: &impl serde::Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(answer).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}

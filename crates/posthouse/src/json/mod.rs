@@ -1,0 +1,36 @@
+//! The shapes of everything in JSON: what the HTTP interface takes and gives, and what
+//! the command line prints with `--json`.
+//!
+//! Each shape is made from a message of the native interface or turned into one, so
+//! there is one meaning and two spellings. Durations are texts like `"30s"`, times RFC
+//! 3339 in UTC; a time may also come in as Unix milliseconds.
+
+mod group;
+mod message;
+mod node;
+mod problem;
+mod scalar;
+mod settle;
+mod topic;
+
+pub use group::{
+    Consumer, DeadLetterName, Group, GroupConfig, GroupPartition, Groups, OrderName, Seek, Sought,
+    SoughtList, StartName, Subscription,
+};
+pub use message::{
+    Browsed, Event, GroupState, History, Letters, LettersDone, Message, MessageInfo, Origin,
+    Outgoing, Publish, Published, PublishedMessage, Purged, Receive, Received, Select,
+};
+pub use node::{ActionName, Grant, NewToken, Node, Token, TokenName, User, UserConfig, Users};
+pub use problem::Problem;
+pub use scalar::{Duration, Time};
+pub use settle::{Ack, Extend, Nack, Settled, SettledReceipt, Verdict};
+pub use topic::{Partition, PurgeTopic, Retention, Topic, TopicConfig, Topics};
+
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
+fn given(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
