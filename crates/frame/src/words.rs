@@ -1,3 +1,5 @@
+//! The words of the format: the number of a frame, and the place of a body.
+
 use std::fmt;
 
 /// The number of a frame in the log of its shard: dense over *valid* frames,
