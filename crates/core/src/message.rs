@@ -267,6 +267,14 @@ pub struct OutOfBounds {
 }
 
 impl Parts<'_> {
+    /// About how many bytes they take in a body and, for the tags, in the index.
+    pub fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + 2 + 8).sum();
+        let texts = [self.key, self.dedupe_id];
+        headers + tags + texts.into_iter().flatten().map(str::len).sum::<usize>()
+    }
+
     /// Checks every part against its bound.
     ///
     /// # Errors

@@ -292,8 +292,9 @@ impl From<Refusal> for Problem {
             Refusal::NotAttached(_) => Problem::new(Kind::NotFound, "not_subscribed", detail)
                 .with_hint("the group has no subscription for this topic"),
             Refusal::Conflict { position, .. } => {
+                let value = format!("that of the message at position {position}");
                 Problem::new(Kind::Conflict, "dedupe_conflict", detail)
-                    .with_field("dedupe_id", position, "the id of one message only")
+                    .with_field("dedupe_id", value, "the id of one message only")
                     .with_hint("use another dedupe_id for another message; nothing was published")
             }
             Refusal::PartitionFull(_) => Problem::new(Kind::Exhausted, "partition_full", detail),

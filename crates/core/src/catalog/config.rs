@@ -16,6 +16,8 @@ pub mod bounds {
     pub const PARTITIONS: u32 = 1024;
     /// The most subscriptions of a group.
     pub const SUBSCRIPTIONS: usize = 256;
+    /// The most bytes of all filters of a group together.
+    pub const FILTERS_BYTES: usize = 256 << 10;
     /// The longest lease, back-off and receive delay: 24 hours.
     pub const LEASE_MS: u64 = 86_400_000;
     /// The shortest lease.
@@ -326,6 +328,8 @@ impl GroupConfig {
         }
         let count = self.subscriptions.len() as u64;
         range("subscriptions", count, 0, bounds::SUBSCRIPTIONS as u64)?;
+        let filters: usize = self.subscriptions.iter().map(|s| s.filter.len()).sum();
+        range("subscriptions.filter", filters as u64, 0, bounds::FILTERS_BYTES as u64)?;
         self.compile(secret).map(|_| ())
     }
 

@@ -400,7 +400,8 @@ impl Broker {
                         |i| matches!(&i.3, Verdict::Extend { lease_ms: l } if l == lease_ms),
                     )
                     .count(),
-                _ => rest.len(),
+                Verdict::Nack { .. } => reasons_that_fit(rest),
+                Verdict::Ack => rest.len(),
             };
             let (some, others) = rest.split_at(count);
             let command = match &first.3 {
@@ -424,6 +425,19 @@ impl Broker {
         }
         Ok(())
     }
+}
+
+/// How many of the first items have reasons that may go together; one at least.
+fn reasons_that_fit(items: &[&(usize, ShardId, Held, Verdict)]) -> usize {
+    let mut bytes = 0;
+    let fits = items.iter().take_while(|item| {
+        let fits = bytes < bounds::REASON_BYTES;
+        if let Verdict::Nack { reason, .. } = &item.3 {
+            bytes += reason.len();
+        }
+        fits
+    });
+    fits.count()
 }
 
 fn nack(item: &(usize, ShardId, Held, Verdict)) -> Option<GivenBack> {

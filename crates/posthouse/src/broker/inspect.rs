@@ -270,6 +270,7 @@ impl Broker {
                 };
                 let mut found: Vec<Found> = Vec::new();
                 let mut searched = 0;
+                let mut bytes = 0;
                 let mut is_past = false;
                 let next = view.shard.scan(partition, from, view.chunks, |message| {
                     if until.is_some_and(|until| message.at > until) {
@@ -278,9 +279,12 @@ impl Broker {
                     }
                     searched += 1;
                     if key.is_none_or(|key| key == message.key) {
+                        bytes += u64::from(message.body.len);
                         found.push(message.clone());
                     }
-                    let enough = found.len() == limit || searched == SEARCH;
+                    let enough = found.len() == limit
+                        || searched == SEARCH
+                        || bytes >= bounds::PAGE_BYTES;
                     if enough { Step::Stop } else { Step::On }
                 })?;
                 let end = view.shard.partition_info(partition).next;

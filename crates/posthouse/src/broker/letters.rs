@@ -22,8 +22,11 @@ const REDRIVE: usize = 10_000;
 /// How long one redrive with a rate takes before it comes back.
 const REDRIVE_FOR: Duration = Duration::from_secs(20);
 
-/// Letters that are moved together.
+/// Letters that are read together.
 const BATCH: usize = 100;
+
+/// Letters are moved together until they have so many bytes; one more may come on top.
+const MOVE_BYTES: u32 = 256 << 10;
 
 /// Which dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,15 @@ pub enum Which {
     All,
     /// Those with these message ids.
     Ids(Vec<MessageId>),
+}
+
+impl Which {
+    fn has(&self, id: &MessageId) -> bool {
+        match self {
+            Which::All => true,
+            Which::Ids(ids) => ids.contains(id),
+        }
+    }
 }
 
 /// A page of dead letters.
@@ -107,6 +119,7 @@ impl Broker {
         }
         let mut page = Letters { letters: Vec::new(), next: None };
         let Some(topic) = self.dead_topic(&group) else { return Ok(page) };
+        let mut bytes = 0;
         for (index, partition) in (0u32..).zip(&topic.partitions).skip(from.partition as usize) {
             let start = if index == from.partition { from.position } else { 0 };
             let (id, wanted) = (partition.id, limit - page.letters.len() + 1);
@@ -116,9 +129,15 @@ impl Broker {
                     view.shard.letters(id, start, wanted, view.chunks)
                 })
                 .await?;
-            if found.len() == wanted {
-                let position = found.pop().map_or(0, |letter| letter.position);
-                page.next = Some(LetterCursor { partition: index, position });
+            let fits = found.iter().take_while(|letter| {
+                let fits = bytes < bounds::PAGE_BYTES;
+                bytes += u64::from(letter.body.len);
+                fits
+            });
+            let fits = fits.count().min(wanted - 1);
+            if let Some(next) = found.get(fits) {
+                page.next = Some(LetterCursor { partition: index, position: next.position });
+                found.truncate(fits);
             }
             page.letters.extend(self.see(&topic, index, partition.shard, found).await?);
             if page.next.is_some() {
@@ -181,25 +200,32 @@ impl Broker {
         let retries = self.directory.retries(group.id).await?;
         let mut count = 0;
         for (index, partition) in (0u32..).zip(&topic.partitions) {
-            let wanted = page.letters.iter().filter(|seen| {
-                seen.partition == index
-                    && match which {
-                        Which::All => true,
-                        Which::Ids(ids) => ids.contains(&seen.id),
-                    }
-            });
-            let mut letters = Vec::new();
-            for seen in wanted {
-                let (parts, payload) = seen.parts()?;
-                let (key, tags) = (seen.found.key, seen.found.tags.clone());
-                letters.push((seen.found.position, copy(&parts, &payload, key, tags)));
+            let mut wanted = Vec::new();
+            for seen in &page.letters {
+                if seen.partition == index && which.has(&seen.id) {
+                    wanted.push(seen);
+                }
             }
             let to = retries.partitions.iter().find(|p| p.shard == partition.shard);
-            let (Some(to), false) = (to, letters.is_empty()) else { continue };
-            let command =
-                Command::Redrive { from: partition.id, to: (group.id, to.id, retries.id), letters };
-            if let Reply::Count(some) = self.directory.command(partition.shard, command).await? {
-                count += some;
+            let Some(to) = to else { continue };
+            let mut wanted = wanted.as_slice();
+            while !wanted.is_empty() {
+                let (mut letters, mut bytes) = (Vec::new(), 0);
+                while let [seen, rest @ ..] = wanted
+                    && bytes < MOVE_BYTES
+                {
+                    let (parts, payload) = seen.parts()?;
+                    let (key, tags) = (seen.found.key, seen.found.tags.clone());
+                    bytes += seen.found.body.len;
+                    letters.push((seen.found.position, copy(&parts, &payload, key, tags)));
+                    wanted = rest;
+                }
+                let to = (group.id, to.id, retries.id);
+                let command = Command::Redrive { from: partition.id, to, letters };
+                let reply = self.directory.command(partition.shard, command).await?;
+                if let Reply::Count(some) = reply {
+                    count += some;
+                }
             }
         }
         Ok(count)

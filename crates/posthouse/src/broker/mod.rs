@@ -45,7 +45,8 @@ pub mod bounds {
 
     /// The most messages of one publish.
     pub const PUBLISH_MESSAGES: usize = 10_000;
-    /// The most bytes of bodies of one publish, which is all or nothing.
+    /// The most bytes of one publish, which is all or nothing; a single message may have
+    /// more.
     pub const PUBLISH_BYTES: usize = 8 << 20;
     /// The most messages of one receive.
     pub const RECEIVE_MESSAGES: usize = 10_000;
@@ -61,6 +62,10 @@ pub mod bounds {
     pub const CONSUMER_BYTES: usize = 200;
     /// The most messages that one page of a list has.
     pub const PAGE: usize = 1000;
+    /// The most bytes of bodies that one page has; a single message may be larger.
+    pub const PAGE_BYTES: u64 = 16 << 20;
+    /// The most bytes of nack reasons that go to a shard together.
+    pub const REASON_BYTES: usize = 1 << 20;
     /// Bytes of bodies on their way into the log, over all connections.
     pub const BYTES_IN_FLIGHT: usize = 64 << 20;
 }

@@ -21,6 +21,9 @@ use crate::shard::mail::Mail;
 /// A place for a message on its way in.
 const PERMIT_BYTES: usize = 1024;
 
+/// What the log keeps of a message beside its content, at most.
+const ENTRY_BYTES: usize = 64;
+
 /// Room for bodies that are on their way into the log. Taken before a body is read
 /// from a connection; given back when its publish is answered.
 #[derive(Debug)]
@@ -172,14 +175,18 @@ impl Broker {
             let most = bounds::PUBLISH_MESSAGES;
             return Err(Problem::invalid("messages", most + 1, format!("at most {most}")));
         }
-        if outbox.bytes + payload.len() > bounds::PUBLISH_BYTES && outbox.bytes > 0 {
+        let bytes = payload.len() + parts.bytes() + ENTRY_BYTES;
+        if outbox.bytes + bytes > bounds::PUBLISH_BYTES && outbox.bytes > 0 {
             let most = bounds::PUBLISH_BYTES;
-            let detail = format!("a publish is all or nothing, and has at most {most} bytes");
+            let detail = format!(
+                "a publish is all or nothing, and has at most {most} bytes with keys, tags, \
+                 headers and {ENTRY_BYTES} bytes for each message"
+            );
             return Err(Problem::new(Kind::TooLarge, "batch_too_large", detail)
-                .with_field("messages", outbox.bytes + payload.len(), format!("at most {most}"))
+                .with_field("messages", outbox.bytes + bytes, format!("at most {most}"))
                 .with_hint("publish in several batches"));
         }
-        outbox.bytes += payload.len();
+        outbox.bytes += bytes;
         let key = parts.key.map_or(0, |key| self.secret.hash(key.as_bytes()));
         let dedupe = parts.dedupe_id.filter(|_| topic.config.dedupe_window_ms > 0);
         let number = outbox.batch_for(topic, || self.partition_for(topic, key, dedupe));
@@ -405,7 +412,7 @@ impl Outbox {
         self.refused.push(problem);
     }
 
-    /// Bytes of bodies.
+    /// Bytes of bodies, with all that comes with them.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

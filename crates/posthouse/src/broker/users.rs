@@ -16,6 +16,9 @@ use crate::shard::clock::wall_ms;
 /// Before every token, so that one can be told when it is found where it should not be.
 const TOKEN_PREFIX: &str = "ph_";
 
+/// The most users of a node.
+const USERS: usize = 10_000;
+
 impl Broker {
     /// All users, for who may manage the node.
     ///
@@ -47,8 +50,16 @@ impl Broker {
         grants: Vec<AccessGrant>,
     ) -> Result<Arc<User>, Problem> {
         caller.check(Action::Manage, On::Node)?;
-        let tokens = self.catalog().user_named(name).map(|user| user.config.tokens.clone());
-        let config = UserConfig { grants, tokens: tokens.unwrap_or_default() };
+        let tokens = match self.catalog().user_named(name) {
+            Some(user) => user.config.tokens.clone(),
+            None if self.catalog().counts().2 < USERS => Vec::new(),
+            None => {
+                let detail = format!("there are {USERS} users already, and no more are taken");
+                return Err(Problem::new(Kind::Exhausted, "too_many", detail)
+                    .with_hint("delete users that nobody needs"));
+            }
+        };
+        let config = UserConfig { grants, tokens };
         self.check_managers(name, Some(&config))?;
         self.set_user(name, config).await
     }

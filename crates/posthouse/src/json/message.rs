@@ -190,7 +190,7 @@ pub struct Origin {
     pub position: u64,
     /// When it was published.
     pub published_at: Time,
-    /// Why it died: `nacked`, `lease_expired`, `expired` or `asked`.
+    /// Why it died: `nacked` or `lease_expired`.
     pub reason: String,
     /// How often it was given out.
     pub attempts: u32,

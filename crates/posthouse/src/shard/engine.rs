@@ -25,12 +25,16 @@ use super::mailbox::Classes;
 use super::metrics::{self, ShardMetrics};
 use super::snapshots::Progress;
 use super::waiters::{Waiter, Waiters};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 use crate::store::cache::BlockCache;
 
 /// A frame is handed over when it has so many bytes. A command that alone has more
 /// has a frame to itself.
 pub const FRAME_BYTES: usize = 1 << 20;
+
+/// What one piece of mail may put in the log at most. Whoever sends mail keeps below it;
+/// if not, the mail is refused rather than the log asked for a frame that it cannot take.
+pub const MAIL_BYTES: usize = (8 << 20) + (512 << 10);
 
 /// Frames that may be on their way to the disk.
 const PIPELINE: usize = 3;
@@ -248,6 +252,12 @@ impl<L: Log> Engine<L> {
             if !self.make_room(&mail, now) {
                 class.push_front(mail);
                 return;
+            }
+            if mail.cost() > MAIL_BYTES {
+                let detail = format!("it would take more than {MAIL_BYTES} bytes of the log");
+                let problem = Problem::new(Kind::TooLarge, "request_too_large", detail);
+                mail.refuse(problem.with_hint("ask for less at once"));
+                continue;
             }
             self.handle(mail, catalog, now);
         }

@@ -81,14 +81,17 @@ impl Mail {
         }
     }
 
-    /// About how many bytes the command will put in the log.
+    /// How many bytes the command will put in the log at most, or nearly so.
     pub fn cost(&self) -> usize {
         const ITEM: usize = 64;
         let Mail::Command { command, .. } = self else { return ITEM };
         match command {
             Command::Publish { batches, .. } => batches
                 .iter()
-                .map(|batch| batch.bodies.len() + batch.drafts.len() * ITEM + ITEM)
+                .map(|batch| {
+                    let tags: usize = batch.drafts.iter().map(|d| d.tags.as_slice().len()).sum();
+                    batch.bodies.len() + batch.drafts.len() * ITEM + tags * 8 + ITEM
+                })
                 .sum(),
             Command::Ack(held) | Command::Extend { held, .. } => held.len() * 16 + ITEM,
             Command::Nack(given) => {

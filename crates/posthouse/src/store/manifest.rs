@@ -75,15 +75,16 @@ impl Manifest {
         out
     }
 
-    fn decode(bytes: &[u8], store: u64, shard: u16) -> Result<Manifest, String> {
+    fn decode(bytes: &[u8], store: u64, shard: u16) -> Result<Manifest, Unusable> {
+        let damaged = |what: &str| Unusable::Damaged(what.into());
         let Some((content, crc)) = bytes.split_last_chunk::<4>() else {
-            return Err("it is too short".into());
+            return Err(damaged("it is too short"));
         };
         if crc32c(content) != u32::from_le_bytes(*crc) {
-            return Err("its checksum does not hold".into());
+            return Err(damaged("its checksum does not hold"));
         }
         let mut c = Cursor::new(content);
-        let broken = |e: Malformed| format!("broken encoding: {e}");
+        let broken = |e: Malformed| Unusable::Damaged(format!("broken encoding: {e}"));
         let head = || -> Result<(u32, u16, u16, u64, u16), Malformed> {
             let mut c = Cursor::new(content);
             let magic = c.u32()?;
@@ -94,13 +95,14 @@ impl Manifest {
         let (magic, version, reader, of_store, of_shard) = head().map_err(broken)?;
         c.take(18).map_err(broken)?;
         if magic != MAGIC {
-            return Err("it is no manifest".into());
+            return Err(damaged("it is no manifest"));
         }
         if version > VERSION || reader > READER {
-            return Err(format!("it was written by a newer release (layout {version}.{reader})"));
+            return Err(Unusable::Newer(version.max(reader)));
         }
         if (of_store, of_shard) != (store, shard) {
-            return Err(format!("it belongs to shard {of_shard} of store {of_store:016x}"));
+            let what = format!("it belongs to shard {of_shard} of store {of_store:016x}");
+            return Err(Unusable::Damaged(what));
         }
         Self::read(&mut c).map_err(broken)
     }
@@ -152,7 +154,8 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if it does not hold.
+    /// [`StoreError::Damaged`] if it does not hold, [`StoreError::Newer`] if it is of a
+    /// release after this one.
     pub fn load(
         files: &dyn Files,
         file: &Path,
@@ -160,7 +163,12 @@ impl Manifest {
         shard: u16,
     ) -> Result<Manifest, StoreError> {
         let bytes = read_file(files, file)?;
-        Manifest::decode(&bytes, store, shard).map_err(|what| StoreError::damaged(file, what))
+        Manifest::decode(&bytes, store, shard).map_err(|unusable| match unusable {
+            Unusable::Damaged(what) => StoreError::damaged(file, what),
+            Unusable::Newer(found) => {
+                StoreError::Newer { dir: file.to_owned(), found: found.into() }
+            }
+        })
     }
 
     /// The manifests in a directory, newest first.
@@ -179,6 +187,14 @@ impl Manifest {
         found.sort_unstable_by(|a, b| b.cmp(a));
         Ok(found)
     }
+}
+
+/// Why bytes are no manifest that can be used here.
+#[derive(Debug, PartialEq, Eq)]
+enum Unusable {
+    Damaged(String),
+    /// A newer release wrote it, in this format.
+    Newer(u16),
 }
 
 #[cfg(test)]
@@ -230,6 +246,17 @@ mod tests {
     fn another_shards_manifest_is_refused_by_name() {
         let bytes = sample().encode(5, 2);
         let error = Manifest::decode(&bytes, 5, 3).unwrap_err();
-        assert_eq!(error, "it belongs to shard 2 of store 0000000000000005");
+        let what = "it belongs to shard 2 of store 0000000000000005".to_owned();
+        assert_eq!(error, Unusable::Damaged(what));
+    }
+
+    #[test]
+    fn a_manifest_of_a_newer_release_is_not_taken_for_damage() {
+        let mut bytes = sample().encode(5, 2);
+        bytes[4] += 1;
+        let end = bytes.len() - 4;
+        let crc = crc32c(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Manifest::decode(&bytes, 5, 2), Err(Unusable::Newer(VERSION + 1)));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! store.json                 what store this is, for humans and for us
-//! secret                     32 random bytes; ids and receipts are proved with them
+//! secret                     32 random bytes; ids and receipts are proved with them. Then a
+//!                            checksum over store.json and them
 //! meta/   shard-0000/ ...    one directory per log
 //!   log/                     segments: see posthouse_log::local
 //!   chunks/                  c-<epoch>-<number>: see posthouse_core::chunk
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use posthouse_core::ident::Secret;
+use posthouse_frame::crc32c;
 use posthouse_log::files::{Access, DirLock, FileError, Files};
 use serde::{Deserialize, Serialize};
 
@@ -51,18 +53,18 @@ pub enum StoreError {
     },
     /// A newer release wrote it.
     #[error(
-        "the data directory {} has format {found}; this release reads up to {FORMAT}: use the \
-         newer release that wrote it", dir.display()
+        "{} has format {found}; this release reads up to {FORMAT}: use the newer release that \
+         wrote it", dir.display()
     )]
     Newer {
-        /// The directory.
+        /// The directory, or the file in it.
         dir: PathBuf,
         /// Its format.
         found: u32,
     },
     /// A file does not hold what it should.
     #[error(
-        "{} is damaged: {what}. Nothing was changed. `posthouse data verify` shows all damage; \
+        "{} is damaged: {what}. `posthouse data verify` shows all damage; \
          a backup, or the file as it was, brings it back", file.display()
     )]
     Damaged {
@@ -196,7 +198,6 @@ fn is_ours(name: &str) -> bool {
 }
 
 fn create(files: &dyn Files, dir: &Path, new: &NewStore) -> Result<(), StoreError> {
-    write_file(files, dir, SECRET_FILE, &new.secret)?;
     let info = StoreInfo {
         format: FORMAT,
         store: format!("{:016x}", new.number),
@@ -206,7 +207,15 @@ fn create(files: &dyn Files, dir: &Path, new: &NewStore) -> Result<(), StoreErro
     };
     let mut json = serde_json::to_vec_pretty(&info).expect("it has nothing that JSON has not");
     json.push(b'\n');
+    let mut secret = new.secret.to_vec();
+    secret.extend_from_slice(&check(&json, &new.secret).to_le_bytes());
+    write_file(files, dir, SECRET_FILE, &secret)?;
     write_file(files, dir, STORE_FILE, &json)
+}
+
+/// One checksum for both files: CRC-32C over `store.json` and the secret.
+fn check(json: &[u8], secret: &[u8]) -> u32 {
+    crc32c(&[json, secret].concat())
 }
 
 /// What `store.json` in `dir` says.
@@ -232,14 +241,20 @@ pub fn read_info(files: &dyn Files, dir: &Path) -> Result<StoreInfo, StoreError>
 /// The secret of the store in `dir`.
 ///
 /// # Errors
-/// See [`StoreError`].
+/// See [`StoreError`]; among others if it or `store.json` is not as it was written.
 pub fn read_secret(files: &dyn Files, dir: &Path) -> Result<Secret, StoreError> {
     let file = dir.join(SECRET_FILE);
     let bytes = read_file(files, &file)?;
-    let bytes: [u8; 32] = bytes
+    let bytes: [u8; 36] = bytes
         .try_into()
-        .map_err(|b: Vec<u8>| StoreError::damaged(&file, format!("{} bytes, not 32", b.len())))?;
-    Ok(Secret::new(bytes))
+        .map_err(|b: Vec<u8>| StoreError::damaged(&file, format!("{} bytes, not 36", b.len())))?;
+    let [secret @ .., a, b, c, d] = bytes;
+    let json = read_file(files, &dir.join(STORE_FILE))?;
+    if check(&json, &secret) != u32::from_le_bytes([a, b, c, d]) {
+        let what = format!("its checksum at byte 32, over {STORE_FILE} and it, does not hold");
+        return Err(StoreError::damaged(&file, what));
+    }
+    Ok(Secret::new(secret))
 }
 
 /// All bytes of a file.

@@ -88,6 +88,7 @@ pub fn open<M: Machine + Indexed>(
     let (newest, older) = manifests(store, dir, shard)?;
     let manifest = match (newest, &older) {
         (Ok(manifest), _) => manifest,
+        (Err(newer @ StoreError::Newer { .. }), _) => return Err(newer),
         (Err(damage), Some(older)) => {
             tracing::error!("{damage}. Going on from the snapshot before, which is whole");
             older.clone()

@@ -53,7 +53,9 @@ impl Door {
 /// The service, with health and reflection beside it.
 pub fn router(broker: &Arc<Broker>) -> axum::Router {
     let reflection = |set: &'static [u8]| {
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(set)
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(set)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let set = proto::FILE_DESCRIPTOR_SET;
     let mut routes = tonic::service::Routes::new(Door::service(broker.clone()));
