@@ -1,5 +1,6 @@
 //! Posthouse as a library: everything the binary is made of.
 
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -282,9 +282,8 @@ impl Broker {
                         bytes += u64::from(message.body.len);
                         found.push(message.clone());
                     }
-                    let enough = found.len() == limit
-                        || searched == SEARCH
-                        || bytes >= bounds::PAGE_BYTES;
+                    let enough =
+                        found.len() == limit || searched == SEARCH || bytes >= bounds::PAGE_BYTES;
                     if enough { Step::Stop } else { Step::On }
                 })?;
                 let end = view.shard.partition_info(partition).next;

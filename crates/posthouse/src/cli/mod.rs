@@ -5,6 +5,7 @@
 //! in the state that is needed; 4 not allowed; 5 not now, later perhaps; 6 nobody knows
 //! whether it was done.
 
+pub mod bench;
 pub mod serve;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::Serve),
+    Bench(bench::Bench),
 }
 
 /// What ends a command.
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Serve(serve) => serve.run(),
+        Command::Bench(bench) => bench.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
