@@ -75,6 +75,8 @@ pub enum ChunkKind {
     Index = 1,
     /// Pages of the state: see [`crate::page`].
     Pages = 2,
+    /// Scheduled messages: see [`crate::schedule::run`].
+    Run = 3,
 }
 
 /// Where a block stands in its chunk, and what it is known by.
@@ -221,6 +223,7 @@ impl Directory {
         let kind = match (kind, version) {
             (1, VERSION) => ChunkKind::Index,
             (2, VERSION) => ChunkKind::Pages,
+            (3, VERSION) => ChunkKind::Run,
             _ => return Err(ChunkError::Version { kind, version }),
         };
         let count = c.varint()?;
@@ -263,6 +266,11 @@ impl ChunkBuilder {
     /// Bytes of all blocks so far.
     pub fn len(&self) -> u64 {
         self.offset
+    }
+
+    /// How many blocks it has so far: the number of the next.
+    pub fn blocks(&self) -> u32 {
+        self.directory.blocks.len() as u32
     }
 
     /// Whether it has no block yet.

@@ -22,9 +22,10 @@ pub mod name;
 pub mod page;
 pub mod queue;
 pub mod record;
+pub mod schedule;
 mod words;
 
 pub use words::{
-    Fence, GroupId, MAX_POSITION, Now, PartitionId, Position, Run, ShardId, ShardMs, TopicId,
+    Fence, GroupId, MAX_POSITION, Now, PartitionId, Position, Run, Seq, ShardId, ShardMs, TopicId,
     UnixMs,
 };

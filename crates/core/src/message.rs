@@ -1,7 +1,7 @@
 //! What stands in a body: all the publisher gave, and what became of the message.
 //!
 //! ```text
-//! flags u8 | key | tags | headers | dedupe_id | ttl | origin | payload to the end
+//! flags u8 | key | tags | headers | dedupe_id | ttl | origin | name | payload to the end
 //! ```
 //! Each part is there if its flag is set. Texts are UTF-8 with a varint length
 //! before them; lists have a varint count.
@@ -9,6 +9,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use posthouse_frame::varint::{self, Cursor, Malformed};
 
+use crate::record::{NameTaken, When};
 use crate::words::UnixMs;
 
 /// Bounds on the parts of a message. The body has a bound of its own per topic.
@@ -33,6 +34,11 @@ pub mod limits {
     pub const DEFAULT_BODY_BYTES: usize = 4 << 20;
     /// The longest time to live: ten years of 366 days, in milliseconds.
     pub const TTL_MS: u64 = 10 * 366 * 86_400_000;
+    /// The furthest that a message can be scheduled: ten years of 366 days, in
+    /// milliseconds.
+    pub const DELAY_MS: u64 = TTL_MS;
+    /// The longest name of a scheduled message in bytes.
+    pub const NAME_BYTES: usize = 256;
     /// The longest reason of a nack in bytes.
     pub const REASON_BYTES: usize = 1024;
 }
@@ -43,6 +49,7 @@ const HEADERS: u8 = 4;
 const DEDUPE: u8 = 8;
 const TTL: u8 = 16;
 const ORIGIN: u8 = 32;
+const NAME: u8 = 64;
 
 /// A message, with its parts borrowed from wherever they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +66,11 @@ pub struct Parts<'a> {
     pub ttl_ms: Option<u64>,
     /// Where a dead letter, or a redriven message, comes from.
     pub origin: Option<Origin<'a>>,
+    /// The publisher's name for a message that is scheduled, unique in the topic.
+    pub name: Option<&'a str>,
+    /// When the message is due, if it is to be scheduled, and what to do if its name is
+    /// taken. Not kept in the body.
+    pub later: Option<(When, NameTaken)>,
 }
 
 /// Why a message was moved to the dead letters.
@@ -136,6 +148,7 @@ impl Parts<'_> {
         flags |= if self.dedupe_id.is_some() { DEDUPE } else { 0 };
         flags |= if self.ttl_ms.is_some() { TTL } else { 0 };
         flags |= if self.origin.is_some() { ORIGIN } else { 0 };
+        flags |= if self.name.is_some() { NAME } else { 0 };
         out.reserve(payload.len() + 1);
         out.put_u8(flags);
         if flags != 0 {
@@ -179,6 +192,9 @@ impl Parts<'_> {
             varint::put(out, origin.died_at.0);
             varint::put_bytes(out, origin.error.as_bytes());
         }
+        if let Some(name) = self.name {
+            varint::put_bytes(out, name.as_bytes());
+        }
     }
 }
 
@@ -190,7 +206,7 @@ impl Parts<'_> {
 pub fn decode(content: &Bytes) -> Result<(Parts<'_>, Bytes), Malformed> {
     let mut cursor = Cursor::new(content);
     let flags = cursor.u8()?;
-    if flags & !(KEY | TAGS | HEADERS | DEDUPE | TTL | ORIGIN) != 0 {
+    if flags & !(KEY | TAGS | HEADERS | DEDUPE | TTL | ORIGIN | NAME) != 0 {
         return Err(Malformed { at: 0 });
     }
     let mut parts = Parts::default();
@@ -219,6 +235,9 @@ pub fn decode(content: &Bytes) -> Result<(Parts<'_>, Bytes), Malformed> {
     }
     if flags & ORIGIN != 0 {
         parts.origin = Some(origin(&mut cursor)?);
+    }
+    if flags & NAME != 0 {
+        parts.name = Some(text(&mut cursor)?);
     }
     let payload = content.slice(cursor.position()..);
     Ok((parts, payload))
@@ -271,7 +290,7 @@ impl Parts<'_> {
     pub fn bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
         let tags: usize = self.tags.iter().map(|tag| tag.len() + 2 + 8).sum();
-        let texts = [self.key, self.dedupe_id];
+        let texts = [self.key, self.dedupe_id, self.name];
         headers + tags + texts.into_iter().flatten().map(str::len).sum::<usize>()
     }
 
@@ -335,6 +354,22 @@ impl Parts<'_> {
                 format!("it must be from 1 ms to {} ms (ten years)", limits::TTL_MS),
             ));
         }
+        if let Some(name) = self.name {
+            if name.is_empty() {
+                return Err(bad("name", "the name", "empty".into(), "leave it out instead".into()));
+            }
+            most("name", "the name", name.len(), limits::NAME_BYTES, "bytes")?;
+            if self.later.is_none() {
+                let limit = "only a message with deliver_at or delay has one".into();
+                return Err(bad("name", "the name", format!("{name:?}"), limit));
+            }
+        }
+        if let Some((When::After(ms), _)) = self.later
+            && ms > limits::DELAY_MS
+        {
+            let limit = format!("at most {} ms", limits::DELAY_MS);
+            return Err(bad("delay", "the delay", format!("{ms} ms"), limit));
+        }
         Ok(())
     }
 }
@@ -391,6 +426,8 @@ mod tests {
                     died_at: UnixMs(1_900_000_100_000),
                     error: "connection refused",
                 }),
+                name: Some("reminder-7"),
+                later: None,
             },
             &[0, 255, 128],
         );

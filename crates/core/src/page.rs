@@ -12,7 +12,7 @@
 //! of physical content, like the live bytes of a span of frames, are left out of
 //! the digest: see [`PageId::is_logical`].)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher as _;
 
 use posthouse_frame::varint::{self, Cursor, Malformed};
@@ -49,6 +49,12 @@ pub enum TableId {
     Dedupe = 6,
     /// Live bytes by span of frames. Physical.
     Spans = 7,
+    /// When scheduled messages are due.
+    Times = 8,
+    /// How many are due in each hour.
+    Hours = 9,
+    /// The names of scheduled messages.
+    Names = 10,
     /// Topics of the catalog.
     Topics = 16,
     /// Groups of the catalog.
@@ -60,9 +66,11 @@ pub enum TableId {
 impl TableId {
     fn from_u8(value: u8) -> Option<TableId> {
         use TableId::*;
-        [Globals, Partitions, Pairs, Windows, Groups, Dedupe, Spans, Topics, GroupConfigs, Users]
-            .into_iter()
-            .find(|table| *table as u8 == value)
+        let of_a_shard =
+            [Globals, Partitions, Pairs, Windows, Groups, Dedupe, Spans, Times, Hours, Names];
+        let of_the_catalog = [Topics, GroupConfigs, Users];
+        let mut all = of_a_shard.into_iter().chain(of_the_catalog);
+        all.find(|table| *table as u8 == value)
     }
 }
 
@@ -123,11 +131,20 @@ pub struct Pager {
     changed: Vec<PageId>,
     waiting: Vec<PageId>,
     captured: Vec<Captured>,
+    /// Pages that were captured because they changed. One of them may have ceased to be
+    /// before its turn comes: the snapshot holds it all the same.
+    early: BTreeSet<PageId>,
 }
 
 impl Default for Pager {
     fn default() -> Self {
-        Pager { turn: 1, changed: Vec::new(), waiting: Vec::new(), captured: Vec::new() }
+        Pager {
+            turn: 1,
+            changed: Vec::new(),
+            waiting: Vec::new(),
+            captured: Vec::new(),
+            early: BTreeSet::new(),
+        }
     }
 }
 
@@ -140,6 +157,7 @@ impl Pager {
             return;
         }
         if self.awaits(*mark) {
+            self.early.insert(id);
             self.capture(id, encode);
         }
         mark.0 = self.turn;
@@ -163,6 +181,7 @@ impl Pager {
     pub fn begin(&mut self) {
         assert!(self.waiting.is_empty() && self.captured.is_empty(), "one snapshot at a time");
         self.turn += 1;
+        self.early.clear();
         self.waiting = std::mem::take(&mut self.changed);
     }
 
@@ -180,6 +199,7 @@ impl Pager {
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
         match mark {
+            None if self.early.contains(&id) => {}
             None => self.captured.push((id, None)),
             Some(mark) if mark.0 + 1 == self.turn => {
                 *mark = Mark::default();

@@ -93,6 +93,10 @@ pub type Position = u64;
 /// The largest position.
 pub const MAX_POSITION: Position = (1 << 48) - 1;
 
+/// The number of a scheduled message: dense from 0 in a shard, in the order they came
+/// in. 48 bits, like a position: the ids of messages hold it.
+pub type Seq = u64;
+
 /// The number of a grant: rises with every grant in a shard, and so with every
 /// delivery of a message. A consumer's database can refuse a lower one.
 pub type Fence = u64;

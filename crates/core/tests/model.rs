@@ -237,7 +237,6 @@ impl Test {
             Op::LoseSnapshot => {
                 self.seal();
                 self.world.lose_snapshot();
-                self.world.take_snapshot(|_| ());
             }
             Op::Restart { keep } => self.restart(*keep),
         }
@@ -270,7 +269,7 @@ impl Test {
                     key: (*key > 0).then(|| format!("k{key}")),
                     tags: vec![format!("t{tag}")],
                     ttl_ms: ttl.then_some(700),
-                    dedupe: None,
+                    ..Msg::default()
                 }
             })
             .collect();

@@ -208,7 +208,8 @@ impl Script {
             Ok(published) => {
                 let mut out = format!("at {}", published.first);
                 for known in published.duplicates {
-                    write!(out, ", {} is the message at {}", known.index, known.position).unwrap();
+                    let at = known.before.position;
+                    write!(out, ", {} is the message at {at}", known.index).unwrap();
                 }
                 out + "\n"
             }

@@ -141,6 +141,11 @@ impl BodyBuf {
         self.buf.extend_from_slice(&other.buf);
     }
 
+    /// Appends a body that is sealed and bound to no frame, as [`BodyBuf`] holds it.
+    pub fn append_sealed(&mut self, sealed: &[u8]) {
+        self.buf.extend_from_slice(sealed);
+    }
+
     /// Appends the sealed body of `len` bytes that starts at byte `at` of `other`.
     ///
     /// # Panics

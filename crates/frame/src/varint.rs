@@ -25,6 +25,19 @@ pub fn len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
+/// Maps small differences of either sign to small numbers.
+#[inline]
+pub fn zigzag(difference: u64) -> u64 {
+    let signed = difference as i64;
+    ((signed << 1) ^ (signed >> 63)) as u64
+}
+
+/// The difference that [`zigzag`] has mapped.
+#[inline]
+pub fn unzigzag(value: u64) -> u64 {
+    (value >> 1) ^ (value & 1).wrapping_neg()
+}
+
 /// The input ended early, or held a number that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("truncated or overlong encoding at byte {at}")]

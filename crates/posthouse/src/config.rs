@@ -95,6 +95,12 @@ pub const SETTINGS: &[Setting] = &[
     Setting { name: "max_topics", value: "N", default: "1000000", help: "The most topics" },
     Setting { name: "max_groups", value: "N", default: "200000", help: "The most groups" },
     Setting {
+        name: "max_scheduled",
+        value: "N",
+        default: "200000000",
+        help: "The most messages that are scheduled and not due yet",
+    },
+    Setting {
         name: "max_connections",
         value: "N",
         default: "10000",
@@ -278,6 +284,9 @@ impl Resolved {
         broker.limits = CatalogLimits {
             topics: self.parse("max_topics", number)?,
             groups: self.parse("max_groups", number)?,
+            scheduled: self.parse("max_scheduled", |text| {
+                text.parse().map_err(|_| "a number is expected".to_owned())
+            })?,
         };
         let certificate = self.optional("tls_cert", |text| Ok(PathBuf::from(text)))?;
         let key = self.optional("tls_key", |text| Ok(PathBuf::from(text)))?;

@@ -196,6 +196,14 @@ impl Problem {
         Problem::new(Kind::NotFound, "message_not_found", detail)
     }
 
+    /// No message of that name is scheduled for the topic.
+    pub fn no_scheduled(topic: &str, name: &str) -> Problem {
+        let detail = format!("no message that is to come to topic {topic:?} is called {name:?}");
+        Problem::new(Kind::NotFound, "message_not_found", detail)
+            .with_field("name", name, "the name of a message that is scheduled")
+            .with_hint("it may have come, or been called back")
+    }
+
     /// A limit on what is under way is reached.
     pub fn busy(what: impl Into<String>) -> Problem {
         Problem::new(Kind::Exhausted, "too_many_requests", what).with_retry(100)
@@ -291,12 +299,20 @@ impl From<Refusal> for Problem {
             Refusal::NoPartition(_) => Problem::new(Kind::NotFound, "topic_not_found", detail),
             Refusal::NotAttached(_) => Problem::new(Kind::NotFound, "not_subscribed", detail)
                 .with_hint("the group has no subscription for this topic"),
-            Refusal::Conflict { position, .. } => {
-                let value = format!("that of the message at position {position}");
+            Refusal::Conflict { before, .. } => {
+                let value = match before.is_later {
+                    false => format!("that of the message at position {}", before.position),
+                    true => "that of a message that is scheduled".into(),
+                };
                 Problem::new(Kind::Conflict, "dedupe_conflict", detail)
                     .with_field("dedupe_id", value, "the id of one message only")
                     .with_hint("use another dedupe_id for another message; nothing was published")
             }
+            Refusal::NameTaken { .. } => Problem::new(Kind::Conflict, "name_taken", detail)
+                .with_hint(
+                    "publish with another name, or let the message replace the one that has it",
+                ),
+            Refusal::NumbersExhausted => Problem::new(Kind::Exhausted, "numbers_exhausted", detail),
             Refusal::PartitionFull(_) => Problem::new(Kind::Exhausted, "partition_full", detail),
             Refusal::Gone => Problem::new(Kind::Conflict, "gone", detail),
         }

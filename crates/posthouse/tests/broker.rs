@@ -82,7 +82,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_with_its_attempts() {
     let broker = start(dir.path()).await;
     broker.put_group(&ANYONE, "g", group(&["orders"])).await.unwrap();
     let placed = publish(&broker, "orders", &["a", "b", "c"]).await;
-    assert_eq!(placed.iter().map(|p| p.position).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(placed.iter().map(|p| p.position.unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
     let got = receive(&broker, "g", 10, 0).await;
     assert_eq!(got.iter().map(|m| m.0.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(settle(&broker, "g", &got[0].2, Verdict::Ack).await, Outcome::Ok);

@@ -87,6 +87,18 @@ impl Default for Retention {
     }
 }
 
+/// What becomes of a message whose time to live has passed before a group was done with
+/// it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expired {
+    /// The group passes it over.
+    #[default]
+    Drop,
+    /// It goes to the dead-letter topic of the group.
+    DeadLetter,
+}
+
 /// A topic's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -103,6 +115,12 @@ pub struct TopicConfig {
     /// How long publish ids are remembered, in milliseconds; 0: not at all.
     #[serde(skip_serializing_if = "is_default_dedupe")]
     pub dedupe_window_ms: u64,
+    /// Whether messages can be scheduled.
+    #[serde(skip_serializing_if = "is_true")]
+    pub delays: bool,
+    /// What becomes of a message whose time to live has passed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub expired: Expired,
 }
 
 const DEDUPE_WINDOW_MS: u64 = 600_000;
@@ -119,6 +137,10 @@ fn is_default_body(value: &u32) -> bool {
     *value == limits::DEFAULT_BODY_BYTES as u32
 }
 
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
 fn is_default_dedupe(value: &u64) -> bool {
     *value == DEDUPE_WINDOW_MS
 }
@@ -130,6 +152,8 @@ impl Default for TopicConfig {
             retention: Retention::default(),
             max_message_bytes: limits::DEFAULT_BODY_BYTES as u32,
             dedupe_window_ms: DEDUPE_WINDOW_MS,
+            delays: true,
+            expired: Expired::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ mod rows;
 use std::sync::{Arc, OnceLock};
 
 pub use config::{
-    AccessGrant, Action, ConfigError, DeadLetter, GroupConfig, Order, Retention, Start,
+    AccessGrant, Action, ConfigError, DeadLetter, Expired, GroupConfig, Order, Retention, Start,
     Subscription, Token, TopicConfig, UserConfig,
 };
 

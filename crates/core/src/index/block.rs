@@ -6,7 +6,8 @@
 //! row:  shape u8
 //!       [frame: zigzag difference]  [at: u32 varint]  [len: varint]
 //!       [time: difference]  [key: u64]  [tags: count, number in the tag list each]
-//!       [expires: varint]  [id: u128]
+//!       [expires: varint]  [id: 0, u128; or zigzag difference of the number it was
+//!       scheduled under, plus 1]
 //! ```
 //! What the shape does not mention is as in the row before: the same frame, a body
 //! that follows the last one, the same length and time. So a plain message of a
@@ -19,10 +20,10 @@
 use posthouse_frame::varint::{self, Cursor, Malformed};
 use posthouse_frame::{BodyRef, FrameNo};
 
-use super::{Found, Memtable, Step, TagSet};
+use super::{Found, Memtable, OwnId, Step, TagSet};
 use crate::chunk::{BLOCK_BYTES, ChunkBuilder, ChunkId, ChunkKind, SealedChunk};
 use crate::ident::MessageId;
-use crate::words::{Lookup, PartitionId, Position, UnixMs};
+use crate::words::{Lookup, PartitionId, Position, Seq, UnixMs};
 
 /// The most rows of a run.
 pub const RUN_ROWS: u64 = 512;
@@ -130,6 +131,7 @@ struct Before {
     end: u32,
     len: u32,
     at: UnixMs,
+    seq: Seq,
 }
 
 impl Writer {
@@ -188,11 +190,11 @@ impl Writer {
         shape |= if found.key == 0 { 0 } else { KEY };
         shape |= if found.tags == TagSet::None { 0 } else { TAGS };
         shape |= if found.expires.is_none() { 0 } else { EXPIRES };
-        shape |= if found.id.is_none() { 0 } else { ID };
+        shape |= if found.id == OwnId::Position { 0 } else { ID };
         let out = &mut self.run.bytes;
         out.push(shape);
         if shape & FRAME != 0 {
-            varint::put(out, zigzag(body.frame.0, before.frame.0));
+            varint::put(out, varint::zigzag(body.frame.0.wrapping_sub(before.frame.0)));
         }
         if shape & AT != 0 {
             varint::put(out, body.at.into());
@@ -201,7 +203,7 @@ impl Writer {
             varint::put(out, body.len.into());
         }
         if shape & TIME != 0 {
-            varint::put(out, zigzag(found.at.0, before.at.0));
+            varint::put(out, varint::zigzag(found.at.0.wrapping_sub(before.at.0)));
         }
         if shape & KEY != 0 {
             out.extend_from_slice(&found.key.to_le_bytes());
@@ -220,14 +222,24 @@ impl Writer {
         if let Some(expires) = found.expires {
             varint::put(out, expires.0);
         }
-        if let Some(id) = found.id {
-            out.extend_from_slice(&id.to_bits().to_le_bytes());
+        let mut seq = before.seq;
+        match found.id {
+            OwnId::Position => {}
+            OwnId::Seq(own) => {
+                varint::put(out, varint::zigzag(own.wrapping_sub(before.seq)) + 1);
+                seq = own;
+            }
+            OwnId::Other(id) => {
+                out.push(0);
+                out.extend_from_slice(&id.to_bits().to_le_bytes());
+            }
         }
         self.run.before = Before {
             frame: body.frame,
             end: body.at.wrapping_add(body.len),
             len: body.len,
             at: found.at,
+            seq,
         };
     }
 
@@ -332,17 +344,36 @@ fn read_row(
 ) -> Result<Found, Malformed> {
     let shape = c.u8()?;
     let has = |part: u8| shape & part != 0;
-    let frame = if has(FRAME) { unzigzag(c.varint()?, before.frame.0) } else { before.frame.0 };
+    let frame = if has(FRAME) {
+        before.frame.0.wrapping_add(varint::unzigzag(c.varint()?))
+    } else {
+        before.frame.0
+    };
     let at = if has(AT) { c.varint_u32()? } else { before.end };
     let len = if has(LEN) { c.varint_u32()? } else { before.len };
-    let time = if has(TIME) { unzigzag(c.varint()?, before.at.0) } else { before.at.0 };
+    let time = if has(TIME) {
+        before.at.0.wrapping_add(varint::unzigzag(c.varint()?))
+    } else {
+        before.at.0
+    };
     let body = BodyRef { frame: FrameNo(frame), at, len };
-    *before = Before { frame: body.frame, end: at.wrapping_add(len), len, at: UnixMs(time) };
+    let end = at.wrapping_add(len);
+    *before = Before { frame: body.frame, end, len, at: UnixMs(time), seq: before.seq };
     let key = if has(KEY) { c.u64()? } else { 0 };
     let tags = if has(TAGS) { read_tags(c, tags)? } else { TagSet::None };
     let expires = if has(EXPIRES) { Some(UnixMs(c.varint()?)) } else { None };
-    let id = if has(ID) { Some(MessageId::from_bits(c.u128()?)) } else { None };
+    let id = if has(ID) { read_id(c, before)? } else { OwnId::Position };
     Ok(Found { position, body, at: UnixMs(time), expires, key, tags, id })
+}
+
+fn read_id(c: &mut Cursor<'_>, before: &mut Before) -> Result<OwnId, Malformed> {
+    match c.varint()? {
+        0 => Ok(OwnId::Other(MessageId::from_bits(c.u128()?))),
+        difference => {
+            before.seq = before.seq.wrapping_add(varint::unzigzag(difference - 1));
+            Ok(OwnId::Seq(before.seq))
+        }
+    }
 }
 
 fn read_tags(c: &mut Cursor<'_>, list: &[u8]) -> Result<TagSet, Malformed> {
@@ -362,13 +393,4 @@ fn read_tags(c: &mut Cursor<'_>, list: &[u8]) -> Result<TagSet, Malformed> {
         tags.push(one(c)?);
     }
     Ok(TagSet::of(&tags))
-}
-
-fn zigzag(value: u64, from: u64) -> u64 {
-    let signed = value.wrapping_sub(from) as i64;
-    ((signed << 1) ^ (signed >> 63)) as u64
-}
-
-fn unzigzag(value: u64, from: u64) -> u64 {
-    from.wrapping_add((value >> 1) ^ (value & 1).wrapping_neg())
 }

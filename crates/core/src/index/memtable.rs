@@ -8,9 +8,10 @@
 
 use posthouse_frame::{BodyRef, FrameNo};
 
-use super::{Found, NewMessages, Step, TagSet};
+use super::{Found, Ids, NewMessages, OwnId, Step, TagSet};
 use crate::ident::MessageId;
-use crate::words::{Lookup, PartitionId, Position, UnixMs};
+use crate::record::{Entries, Entry};
+use crate::words::{Lookup, PartitionId, Position, Seq, UnixMs};
 
 const NONE: u32 = u32::MAX;
 
@@ -59,6 +60,8 @@ struct Batch {
     keys: u32,
     /// Index of the first tag, likewise.
     tags: u32,
+    /// Index of the first number, if the messages were scheduled.
+    seqs: u32,
     /// Whether some message has more than a key and a tag.
     extras: bool,
     /// Batches of the same partition before and after this one.
@@ -87,13 +90,14 @@ struct Extra {
 const SEVERAL: u64 = 1;
 
 /// The table of new messages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Memtable {
     generation: u32,
     batches: Column<Batch>,
     starts: Column<u32>,
     keys: Column<u64>,
     tags: Column<u64>,
+    seqs: Column<Seq>,
     extras: Lookup<u32, Extra>,
 }
 
@@ -123,15 +127,25 @@ impl Memtable {
             + self.starts.bytes()
             + self.keys.bytes()
             + self.tags.bytes()
+            + self.seqs.bytes()
             + self.extras.len() * EXTRA_BYTES
     }
 
     pub(super) fn add(&mut self, chain: &mut Chain, new: NewMessages<'_>) {
         let number = self.batches.len as u32;
         let starts = self.starts.len as u32;
-        let (mut keys, mut tags, mut extras) = (NONE, NONE, new.id.is_some());
-        if let Some(id) = new.id {
-            self.extras.insert(starts, Extra { id: Some(id), ..Extra::default() });
+        let (mut keys, mut tags, mut seqs, mut extras) = (NONE, NONE, NONE, false);
+        match new.ids {
+            Ids::Positions => {}
+            Ids::Seqs(numbers) => {
+                debug_assert_eq!(numbers.len(), new.entries.len());
+                seqs = self.seqs.len as u32;
+                numbers.iter().for_each(|seq| self.seqs.push(*seq));
+            }
+            Ids::One(id) => {
+                extras = true;
+                self.extras.insert(starts, Extra { id: Some(id), ..Extra::default() });
+            }
         }
         if !new.entries.is_plain() {
             (keys, tags) = self.add_columns(&new, &mut extras);
@@ -153,6 +167,7 @@ impl Memtable {
             end: at,
             keys,
             tags,
+            seqs,
             extras,
             previous,
             next: NONE,
@@ -227,8 +242,10 @@ impl Memtable {
             if batch.first <= position {
                 return (position < batch.end_position()).then_some(number);
             }
+            // The oldest one jumps to itself, and has none before it.
             let further = self.batches.get(batch.jump);
-            number = if further.first > position { batch.jump } else { batch.previous };
+            let jumps = further.first > position && batch.jump != number;
+            number = if jumps { batch.jump } else { batch.previous };
             if number == NONE {
                 return None;
             }
@@ -273,18 +290,65 @@ impl Memtable {
                 0 | SEVERAL => TagSet::None,
                 tag => TagSet::One(tag),
             },
-            id: None,
+            id: match batch.seqs {
+                NONE => OwnId::Position,
+                first => OwnId::Seq(*self.seqs.get(first + offset)),
+            },
         };
         if batch.extras
             && let Some(extra) = self.extras.get(&entry)
         {
             found.expires = extra.expires;
-            found.id = extra.id;
+            found.id = extra.id.map_or(found.id, OwnId::Other);
             if extra.tags != TagSet::None {
                 found.tags = extra.tags.clone();
             }
         }
         found
+    }
+
+    /// Adds everything that a younger table holds. `with_chain` lends what a partition
+    /// keeps for the index, if the partition is still there.
+    pub(super) fn absorb(
+        &mut self,
+        younger: &Memtable,
+        mut with_chain: impl FnMut(PartitionId, &mut dyn FnMut(&mut Chain)),
+    ) {
+        for number in 0..younger.batches.len as u32 {
+            let batch = younger.batches.get(number);
+            let found: Vec<Found> = (batch.first..batch.end_position())
+                .map(|position| younger.found(batch, position))
+                .collect();
+            let Some(first) = found.first() else { continue };
+            let entries: Vec<Entry<'_>> = found.iter().map(Found::entry).collect();
+            let seqs: Vec<Seq> = found
+                .iter()
+                .filter_map(|found| match found.id {
+                    OwnId::Seq(seq) => Some(seq),
+                    _ => None,
+                })
+                .collect();
+            let ids = match first.id {
+                OwnId::Position => Ids::Positions,
+                OwnId::Seq(_) => Ids::Seqs(&seqs),
+                OwnId::Other(id) => Ids::One(id),
+            };
+            let new = NewMessages {
+                partition: batch.partition,
+                first: batch.first,
+                body: first.body,
+                at: batch.at,
+                ids,
+                entries: Entries::Slice(&entries),
+            };
+            with_chain(batch.partition, &mut |chain| {
+                if chain.newer.generation == younger.generation {
+                    chain.newer = chain.older;
+                    chain.older = Chain::default().older;
+                }
+                self.add(chain, new);
+            });
+        }
     }
 
     /// Calls `each` for every message, by partition and position.
@@ -307,7 +371,7 @@ impl Memtable {
 
 /// A growing array that never moves what it holds: no copy of many megabytes in the
 /// middle of a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Column<T> {
     parts: Vec<Vec<T>>,
     len: usize,

@@ -23,8 +23,8 @@ pub use memtable::{Chain, Memtable};
 
 use crate::chunk::{Chunks, Miss, SealedChunk};
 use crate::ident::MessageId;
-use crate::record::Entries;
-use crate::words::{PartitionId, Position, UnixMs};
+use crate::record::{Entries, Entry, Tags};
+use crate::words::{PartitionId, Position, Seq, UnixMs};
 
 /// The hashes of a message's tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,11 +73,34 @@ pub struct Found {
     pub key: u64,
     /// Hashes of its tags.
     pub tags: TagSet,
-    /// Its id, if that is not the id of this partition and position.
-    pub id: Option<MessageId>,
+    /// What its id is made of.
+    pub id: OwnId,
+}
+
+/// What the id of a message is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnId {
+    /// Its partition and its position.
+    #[default]
+    Position,
+    /// Its partition and the number that it was scheduled under.
+    Seq(Seq),
+    /// It is another partition's: the message was put here by the system.
+    Other(MessageId),
 }
 
 impl Found {
+    /// As a record holds it.
+    pub fn entry(&self) -> Entry<'_> {
+        Entry {
+            len: self.body.len,
+            key: self.key,
+            tags: Tags::Slice(self.tags.as_slice()),
+            expires: self.expires,
+            ..Entry::default()
+        }
+    }
+
     /// Whether its time to live has passed.
     pub fn is_expired(&self, now: UnixMs) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
@@ -95,11 +118,21 @@ pub struct NewMessages<'a> {
     pub body: BodyRef,
     /// When they came in.
     pub at: UnixMs,
-    /// The id of the first, if it is not the one of its position. Only for a single
-    /// message.
-    pub id: Option<MessageId>,
+    /// What their ids are made of.
+    pub ids: Ids<'a>,
     /// The messages.
     pub entries: Entries<'a>,
+}
+
+/// What the ids of several messages are made of.
+#[derive(Clone, Copy, Debug)]
+pub enum Ids<'a> {
+    /// Their positions.
+    Positions,
+    /// The numbers that they were scheduled under.
+    Seqs(&'a [Seq]),
+    /// There is one message, and this is its id.
+    One(MessageId),
 }
 
 /// What a walk does after a message.
@@ -137,16 +170,30 @@ impl Index {
     }
 
     /// Freezes the table of new messages and starts another. Returns `None` if there
-    /// is nothing in it, and the one that is frozen already if there is one: the
-    /// chunk that it was to become could not be kept.
+    /// is nothing in it.
+    ///
+    /// # Panics
+    /// If a table is frozen: it becomes a chunk ([`Index::install`]), or new again
+    /// ([`Index::thaw`]), before another is.
     pub fn freeze(&mut self) -> Option<Arc<Memtable>> {
-        if self.frozen.is_some() || self.active.is_empty() {
-            return self.frozen.clone();
+        assert!(self.frozen.is_none(), "one table is frozen at a time");
+        if self.active.is_empty() {
+            return None;
         }
         let next = Memtable::new(self.active.generation() + 1);
         let frozen = Arc::new(std::mem::replace(&mut self.active, next));
         self.frozen = Some(frozen.clone());
         Some(frozen)
+    }
+
+    /// The chunk that the frozen table was to become could not be kept: what it holds is
+    /// new again, before what came since. `with_chain` lends what a partition keeps for
+    /// the index, if the partition is still there.
+    pub fn thaw(&mut self, with_chain: impl FnMut(PartitionId, &mut dyn FnMut(&mut Chain))) {
+        let Some(frozen) = self.frozen.take() else { return };
+        let mut table = Arc::unwrap_or_clone(frozen);
+        table.absorb(&self.active, with_chain);
+        self.active = table;
     }
 
     /// Puts the chunk in place that was built from the frozen table.

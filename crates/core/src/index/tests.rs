@@ -74,14 +74,22 @@ impl World {
                 key: if p.keyed && i % 2 == 0 { 500 + *len as u64 } else { 0 },
                 tags: if i % 3 == 0 { Tags::Slice(&tags) } else { Tags::Slice(&[]) },
                 expires: (p.ttl && i % 2 == 1).then(|| at.plus(50)),
-                dedupe: None,
+                ..Entry::default()
             })
             .collect();
         let model = self.model.entry(partition).or_default();
         let first = model.len() as u64;
-        let id = p.placed.then(|| MessageId::from_bits(u128::from(self.frame) << 64 | 7));
+        let id = MessageId::from_bits(u128::from(self.frame) << 64 | 7);
+        // Numbers do not rise with positions.
+        let seqs: Vec<Seq> = (0..entries.len() as u64).map(|i| self.frame * 9 ^ i * 5).collect();
+        let ids = match (p.placed, p.keyed) {
+            (true, _) => Ids::One(id),
+            (false, true) => Ids::Seqs(&seqs),
+            (false, false) => Ids::Positions,
+        };
         let mut body = BodyRef { frame: FrameNo(self.frame), at: 40, len: entries[0].len };
-        let new = NewMessages { partition, first, body, at, id, entries: Entries::Slice(&entries) };
+        let entries_of = Entries::Slice(&entries);
+        let new = NewMessages { partition, first, body, at, ids, entries: entries_of };
         self.index.add(self.chains.entry(partition).or_default(), new);
         for (i, entry) in entries.iter().enumerate() {
             body.len = entry.len;
@@ -92,7 +100,11 @@ impl World {
                 expires: entry.expires,
                 key: entry.key,
                 tags: TagSet::of(&entry.tags.to_vec()),
-                id,
+                id: match ids {
+                    Ids::Positions => OwnId::Position,
+                    Ids::Seqs(seqs) => OwnId::Seq(seqs[i]),
+                    Ids::One(id) => OwnId::Other(id),
+                },
             });
             body.at += entry.len;
         }
@@ -100,6 +112,11 @@ impl World {
 
     fn freeze(&mut self) {
         self.index.freeze();
+    }
+
+    fn thaw(&mut self) {
+        let chains = &mut self.chains;
+        self.index.thaw(|partition, with| with(chains.entry(partition).or_default()));
     }
 
     fn install(&mut self) {
@@ -186,6 +203,7 @@ proptest! {
             match then {
                 0 => { world.install(); world.freeze(); }
                 1 => world.install(),
+                2 => world.thaw(),
                 _ => {}
             }
         }

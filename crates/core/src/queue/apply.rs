@@ -6,7 +6,7 @@ use super::pair::{Pair, Readiness};
 use super::partition::Partition;
 use super::window::{Slot, State};
 use super::{GroupState, Shard};
-use crate::index::NewMessages;
+use crate::index::{Ids, NewMessages};
 use crate::record::{Chained, Entries, Grant, List, Place, Record, TrimReason};
 use crate::words::{GroupId, PartitionId, Position, Run, ShardMs, TopicId, UnixMs};
 
@@ -21,8 +21,8 @@ impl Shard {
             }
             Record::Publish { partition, first, at, body_at, entries } => {
                 let body = BodyRef { frame, at: *body_at, len: 0 };
-                self.remember(*partition, *first, *at, entries);
-                self.append(*partition, *first, body, *at, None, *entries);
+                self.remember(*partition, *first, false, *at, entries);
+                self.append(*partition, *first, body, *at, Ids::Positions, *entries);
             }
             Record::Place(place) => self.apply_place(place),
             Record::Attach { group, partition, floor } => self.attach(*group, *partition, *floor),
@@ -64,17 +64,30 @@ impl Shard {
             }
             Record::Forget { upto } => self.dedupe.forget(&mut self.pager, *upto),
             Record::Snapshot { .. } => {}
+            Record::Schedule { partition, first, at, body_at, held, due, entries } => {
+                self.remember(*partition, *first, true, *at, entries);
+                let body = BodyRef { frame, at: *body_at, len: 0 };
+                self.apply_schedule(*partition, *first, body, *held, due, entries);
+            }
+            Record::Fire { partition, first, at, items, entries } => {
+                self.apply_fire(*partition, *first, *at, items, entries);
+            }
+            Record::Reschedule { items } => self.apply_reschedule(items),
+            Record::Cancel { why: _, items } => self.apply_cancel(items),
+            Record::PurgeScheduled { partition, upto } => {
+                self.apply_purge_scheduled(*partition, *upto);
+            }
         }
     }
 
     /// Puts messages at the end of a partition.
-    fn append(
+    pub(super) fn append(
         &mut self,
         partition: PartitionId,
         first: Position,
         body: BodyRef,
         at: UnixMs,
-        id: Option<crate::ident::MessageId>,
+        ids: Ids<'_>,
         entries: Entries<'_>,
     ) {
         let count = entries.len() as u64;
@@ -89,7 +102,7 @@ impl Shard {
         }
         row.next += count;
         row.bytes += bytes;
-        self.index.add(&mut row.chain, NewMessages { partition, first, body, at, id, entries });
+        self.index.add(&mut row.chain, NewMessages { partition, first, body, at, ids, entries });
         let idle = std::mem::take(&mut row.idle);
         self.spans.add(&mut self.pager, body.frame, bytes);
         for pair in idle {
@@ -102,6 +115,7 @@ impl Shard {
         &mut self,
         partition: PartitionId,
         first: Position,
+        is_later: bool,
         at: UnixMs,
         entries: &Entries<'_>,
     ) {
@@ -113,7 +127,7 @@ impl Shard {
             if let Some(dedupe) = entry.dedupe {
                 let (id, digest) = (dedupe.id, dedupe.digest);
                 let position = first + offset as u64;
-                let item = Remembered { topic, id, digest, partition, position, at };
+                let item = Remembered { topic, id, digest, partition, position, is_later, at };
                 self.dedupe.push(&mut self.pager, item);
             }
         }
@@ -123,8 +137,8 @@ impl Shard {
 
     fn apply_place(&mut self, place: &Place<'_>) {
         let entries = Entries::Slice(std::slice::from_ref(&place.entry));
-        let id = Some(place.id);
-        self.append(place.partition, place.position, place.body, place.at, id, entries);
+        let ids = Ids::One(place.id);
+        self.append(place.partition, place.position, place.body, place.at, ids, entries);
         if let Some((group, partition, position)) = place.source {
             let run = [Run { first: position, len: 1 }];
             self.finish(group, partition, 0, &List::Slice(&run));
@@ -200,7 +214,9 @@ impl Shard {
             }
             row.dropped = true;
             row.head = row.next;
+            row.pending = 0;
         }
+        self.schedule.hours.clear(&mut self.pager, partition);
     }
 
     fn apply_grant(&mut self, grant: &Grant<'_>) {

@@ -6,10 +6,10 @@ use posthouse_frame::BodyBuf;
 
 use crate::index::Found;
 use crate::message::DeadReason;
-use crate::record::Draft;
+use crate::record::{Draft, Pending, When};
 use crate::words::{Fence, GroupId, PartitionId, Position, ShardMs, TopicId, UnixMs};
 
-/// Messages for the end of one partition.
+/// Messages for the end of one partition; now, or all of them later.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// The partition.
@@ -20,6 +20,62 @@ pub struct Batch {
     pub bodies: BodyBuf,
     /// One for each body.
     pub drafts: Vec<Draft>,
+}
+
+impl Batch {
+    /// Whether its messages are to be scheduled.
+    pub fn is_later(&self) -> bool {
+        self.drafts.first().is_some_and(|draft| draft.later.is_some())
+    }
+}
+
+/// A scheduled message, as users name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Which {
+    /// By what its id says.
+    Id(Pending),
+    /// By the hash of the name that it has in a topic.
+    Name(TopicId, u128),
+}
+
+/// When a scheduled message shall be due instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shift {
+    /// At a time, or so long from now.
+    To(When),
+    /// So many milliseconds later, or earlier.
+    By(i64),
+}
+
+/// What became of one scheduled message of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaterOutcome {
+    /// It is as was asked.
+    Done {
+        /// Which message it was.
+        of: Pending,
+        /// When it is due now, or was due.
+        due: UnixMs,
+    },
+    /// It has come into its partition.
+    Fired {
+        /// Which message it was.
+        of: Pending,
+        /// Where it is.
+        position: Position,
+    },
+    /// It was called back before.
+    Cancelled {
+        /// Which message it was.
+        of: Pending,
+    },
+    /// It waits for a transaction, which decides about it.
+    Held {
+        /// Which message it is.
+        of: Pending,
+    },
+    /// There is no such message, or what became of it has been forgotten.
+    Unknown,
 }
 
 /// A message that a consumer was given, as its receipt says.
@@ -176,6 +232,15 @@ pub enum Command {
         /// Their positions; `None` for all.
         positions: Option<Vec<Position>>,
     },
+    /// To let scheduled messages be due at another time.
+    Reschedule(Vec<(Which, Shift)>),
+    /// To call scheduled messages back.
+    Cancel(Vec<Which>),
+    /// To call everything back that is scheduled for a partition.
+    PurgeScheduled {
+        /// The partition.
+        partition: PartitionId,
+    },
     /// To note the digest of a snapshot.
     NoteSnapshot {
         /// The frame it stands behind.
@@ -194,6 +259,8 @@ pub enum Reply {
     Settled(Vec<Settled>),
     /// To a claim.
     Claimed(Vec<super::Delivery>),
+    /// To a reschedule or a cancel: what became of each message.
+    Later(Vec<LaterOutcome>),
     /// To a seek: where the group goes on.
     Position(Position),
     /// To a redrive or a purge: how many there were.
@@ -205,31 +272,60 @@ pub enum Reply {
 }
 
 /// What became of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// The partition.
     pub partition: PartitionId,
-    /// The position of the first new message; the others follow.
+    /// The position of the first new message; the others follow. Of messages that were
+    /// scheduled: the number of the first.
     pub first: Position,
+    /// Whether they were scheduled.
+    pub is_later: bool,
     /// When they came in.
     pub at: UnixMs,
+    /// When each message of the batch is due, if they were scheduled.
+    pub due: Vec<UnixMs>,
     /// Messages that had come before under the same publish id: which one of the
     /// batch, and where it went then.
     pub duplicates: Vec<Known>,
     /// Messages under whose publish id another message had come before. Only where
     /// messages are taken in apart: else one refuses all.
     pub conflicts: Vec<Known>,
+    /// Messages that were not taken in because another one has their name, and stays.
+    pub kept: Vec<Known>,
+    /// Messages that are refused because another one has their name. Only where messages
+    /// are taken in apart.
+    pub taken: Vec<Known>,
 }
 
-/// A message of a batch whose publish id is known.
+impl Published {
+    /// The messages of the batch that were not taken in, by their index, in order.
+    pub fn left_out(&self) -> Vec<u32> {
+        let lists = [&self.duplicates, &self.conflicts, &self.kept, &self.taken];
+        let mut all: Vec<u32> = lists.into_iter().flatten().map(|known| known.index).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+/// A message of a batch whose publish id or whose name is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Which one of the batch.
     pub index: u32,
-    /// Where the message went that came before under this id.
+    /// The message that came before.
+    pub before: Before,
+}
+
+/// A message that came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// Where it went.
     pub partition: PartitionId,
-    /// Its position there.
+    /// Its position there; its number, if it was scheduled.
     pub position: Position,
+    /// Whether it was scheduled.
+    pub is_later: bool,
 }
 
 /// What became of one message of an ack, a nack or an extend.
@@ -276,11 +372,22 @@ pub enum Refusal {
         batch: u32,
         /// Which message of it.
         index: u32,
-        /// Where the other message went.
-        partition: PartitionId,
-        /// Its position there.
-        position: Position,
+        /// The other message.
+        before: Before,
     },
+    /// Another message that is scheduled has the name.
+    #[error("message {index} of the batch has the name of another message that is scheduled")]
+    NameTaken {
+        /// Which batch.
+        batch: u32,
+        /// Which message of it.
+        index: u32,
+        /// The other message.
+        before: Before,
+    },
+    /// There are no numbers left for scheduled messages.
+    #[error("the shard has given all of its numbers for scheduled messages")]
+    NumbersExhausted,
     /// Every position of the partition has been given.
     #[error("partition {0} is full: it has given all of its positions")]
     PartitionFull(PartitionId),

@@ -3,19 +3,22 @@
 use posthouse_frame::{BodyBuf, FrameBuf};
 
 use super::command::{
-    Batch, Burial, Command, Copied, GivenBack, Held, Known, Published, Refusal, Reply, Settled,
-    Target,
+    Batch, Before, Burial, Command, Copied, GivenBack, Held, Known, Published, Refusal, Reply,
+    Settled, Target, Which,
 };
 use super::window::State;
 use super::{Pair, Shard};
 use crate::catalog::Catalog;
 use crate::chunk::{Chunks, Miss};
 use crate::ident::{IdKind, IdParts, MessageId};
+use crate::index::OwnId;
 use crate::record::{
-    Draft, Entries, EntryDedupe, List, Place, PlaceReason, Record, SkipReason, TrimReason,
+    CancelReason, Draft, DueAt, Entries, EntryDedupe, List, NameTaken, Pending, Place, PlaceReason,
+    Record, SkipReason, TrimReason,
 };
+use crate::schedule::MAX_DUE;
 use crate::words::{
-    GroupId, Lookup, MAX_POSITION, Now, PartitionId, Position, Run, ShardMs, TopicId,
+    GroupId, Lookup, MAX_POSITION, Now, PartitionId, Position, Run, Seq, ShardMs, TopicId, UnixMs,
 };
 
 impl Shard {
@@ -69,6 +72,9 @@ impl Shard {
                 return self.redrive(*from, *to, letters, catalog, chunks, now, out);
             }
             Command::PurgeDead { from, positions } => self.purge_dead(*from, positions, out),
+            Command::Reschedule(items) => self.reschedule(items, now, out),
+            Command::Cancel(items) => self.cancel(items, out),
+            Command::PurgeScheduled { partition } => self.purge_scheduled(*partition, out),
             Command::NoteSnapshot { frame, digest } => {
                 Record::Snapshot { frame: *frame, digest: *digest }.write(out);
                 Reply::Done
@@ -84,12 +90,10 @@ impl Shard {
         now: Now,
         out: &mut FrameBuf,
     ) -> Reply {
-        // Several batches may go to one partition: where its end will be.
-        let mut ends: Vec<(PartitionId, Position)> = Vec::new();
+        let mut planning = Planning { seq: self.schedule.times.next(), ..Planning::default() };
         let mut planned = Vec::with_capacity(batches.len());
-        let mut seen = Seen::default();
         for (number, batch) in batches.iter().enumerate() {
-            match self.plan(number, batch, apart, catalog, now, &mut ends, &mut seen) {
+            match self.plan(number, batch, apart, catalog, now, &mut planning) {
                 Ok(plan) => planned.push(plan),
                 Err(refusal) => return Reply::Refused(refusal),
             }
@@ -101,26 +105,37 @@ impl Shard {
                 Record::Open { partition, topic }.write(out);
                 opened.push(partition);
             }
+            let left_out = plan.left_out();
             let bodies = std::mem::take(&mut batch.bodies);
             let mut drafts = std::mem::take(&mut batch.drafts);
-            let bodies = if plan.duplicates.is_empty() && plan.conflicts.is_empty() {
-                bodies
-            } else {
-                without(plan, bodies, &mut drafts)
-            };
+            let bodies =
+                if left_out.is_empty() { bodies } else { without(&left_out, bodies, &mut drafts) };
             if drafts.is_empty() {
                 continue;
             }
             let body_at = out.bodies(bodies);
             let (first, at) = (plan.first, now.wall);
-            let entries = Entries::Drafts(&drafts, at);
-            Record::Publish { partition, first, at, body_at, entries }.write(out);
+            if !plan.is_later {
+                let entries = Entries::Drafts(&drafts, at);
+                Record::Publish { partition, first, at, body_at, entries }.write(out);
+                continue;
+            }
+            let left_out = |index: &u32| left_out.binary_search(index).is_err();
+            let due = (0u32..).zip(&plan.due).filter(|(index, _)| left_out(index));
+            let due: Vec<DueAt> = due.map(|(_, due)| DueAt(*due)).collect();
+            // How long a message lives counts from when it is due.
+            let (due, entries) = (List::Slice(&due), Entries::Drafts(&drafts, UnixMs(0)));
+            Record::Schedule { partition, first, at, body_at, held: false, due, entries }
+                .write(out);
+        }
+        if !planning.replaced.is_empty() {
+            let (why, items) = (CancelReason::Replaced, List::Slice(&planning.replaced));
+            Record::Cancel { why, items }.write(out);
         }
         Reply::Published(planned)
     }
 
     /// Finds duplicates and conflicts, and where the batch will stand.
-    #[allow(clippy::too_many_arguments)] // One batch, with all it takes to judge it.
     fn plan(
         &self,
         number: usize,
@@ -128,8 +143,7 @@ impl Shard {
         apart: bool,
         catalog: &Catalog,
         now: Now,
-        ends: &mut Vec<(PartitionId, Position)>,
-        seen: &mut Seen,
+        planning: &mut Planning,
     ) -> Result<Published, Refusal> {
         let partition = batch.partition;
         let topic = catalog.topic(batch.topic).filter(|topic| topic.is_active());
@@ -137,68 +151,109 @@ impl Shard {
         let (Some(topic), false) = (topic, row.is_some_and(|row| row.dropped)) else {
             return Err(Refusal::NoPartition(partition));
         };
-        let at = match ends.iter().position(|(p, _)| *p == partition) {
-            Some(at) => at,
-            None => {
-                ends.push((partition, row.map_or(0, |row| row.next)));
-                ends.len() - 1
-            }
-        };
-        let first = ends[at].1;
+        let is_later = batch.is_later();
+        let first = planning.first(partition, row.map_or(0, |row| row.next), is_later);
+        let mut plan =
+            Published { partition, first, is_later, at: now.wall, ..Published::default() };
         let mut fresh = 0;
-        let (mut duplicates, mut conflicts) = (Vec::new(), Vec::new());
         let window_ms = topic.config.dedupe_window_ms;
+        let batch_number = number as u32;
         for (index, draft) in (0u32..).zip(&batch.drafts) {
+            let here = Before { partition, position: first + fresh, is_later };
+            if let Some(later) = draft.later.as_deref() {
+                plan.due.push(later.when.due(now.wall).min(MAX_DUE));
+            }
             let known = match draft.dedupe.as_deref() {
                 Some(id) if window_ms > 0 => {
-                    let here = (partition, first + fresh);
-                    self.known(batch.topic, *id, window_ms, now, here, seen)
+                    self.known(batch.topic, *id, window_ms, now, here, planning)
                 }
                 _ => None,
             };
-            match known {
-                None => fresh += 1,
-                Some((partition, position, is_same)) => {
-                    let known = Known { index, partition, position };
-                    match (is_same, apart) {
-                        (true, _) => duplicates.push(known),
-                        (false, true) => conflicts.push(known),
-                        (false, false) => {
-                            let batch = number as u32;
-                            return Err(Refusal::Conflict { batch, index, partition, position });
-                        }
+            if let Some((before, is_same)) = known {
+                let known = Known { index, before };
+                match (is_same, apart) {
+                    (true, _) => plan.duplicates.push(known),
+                    (false, true) => plan.conflicts.push(known),
+                    (false, false) => {
+                        return Err(Refusal::Conflict { batch: batch_number, index, before });
                     }
                 }
+                continue;
             }
+            if let Some(before) = self.name_taken(batch.topic, draft, here, planning) {
+                let known = Known { index, before };
+                let taken = draft.later.as_deref().map_or(NameTaken::Replace, |later| later.taken);
+                match (taken, apart) {
+                    (NameTaken::Keep, _) => plan.kept.push(known),
+                    (_, true) => plan.taken.push(known),
+                    (_, false) => {
+                        return Err(Refusal::NameTaken { batch: batch_number, index, before });
+                    }
+                }
+                planning.forget(batch.topic, draft);
+                continue;
+            }
+            fresh += 1;
         }
         if first + fresh > MAX_POSITION {
-            return Err(Refusal::PartitionFull(partition));
+            return Err(match is_later {
+                true => Refusal::NumbersExhausted,
+                false => Refusal::PartitionFull(partition),
+            });
         }
-        ends[at].1 += fresh;
-        Ok(Published { partition, first, at: now.wall, duplicates, conflicts })
+        planning.advance(partition, fresh, is_later);
+        Ok(plan)
     }
 
-    /// Where the message with this publish id went before, and whether it is the
-    /// same message. If there was none, notes that it goes `here`.
+    /// The message that came before under this publish id, and whether it is the same
+    /// message. If there was none, notes that it goes `here`.
     fn known(
         &self,
         topic: TopicId,
         dedupe: EntryDedupe,
         window_ms: u64,
         now: Now,
-        here: (PartitionId, Position),
-        seen: &mut Seen,
-    ) -> Option<(PartitionId, Position, bool)> {
+        here: Before,
+        planning: &mut Planning,
+    ) -> Option<(Before, bool)> {
         let key = (topic, dedupe.id);
-        if let Some((digest, partition, position)) = seen.get(&key) {
-            return Some((*partition, *position, *digest == dedupe.digest));
+        if let Some((digest, before)) = planning.ids.get(&key) {
+            return Some((*before, *digest == dedupe.digest));
         }
         if let Some(before) = self.dedupe.get(topic, dedupe.id)
             && now.wall.since(before.at) < window_ms
         {
-            return Some((before.partition, before.position, before.digest == dedupe.digest));
+            let is_same = before.digest == dedupe.digest;
+            let (partition, position) = (before.partition, before.position);
+            return Some((Before { partition, position, is_later: before.is_later }, is_same));
         }
-        seen.insert(key, (dedupe.digest, here.0, here.1));
+        planning.ids.insert(key, (dedupe.digest, here));
+        None
+    }
+
+    /// The pending message that has the name of this one, if that keeps it out. Else the
+    /// name is that of the one that goes `here`.
+    fn name_taken(
+        &self,
+        topic: TopicId,
+        draft: &Draft,
+        here: Before,
+        planning: &mut Planning,
+    ) -> Option<Before> {
+        let later = draft.later.as_deref()?;
+        let name = later.name?;
+        let has = planning.names.get(&(topic, name)).copied().or_else(|| {
+            let of = self.later_named(Which::Name(topic, name))?;
+            Some(Before { partition: of.partition, position: of.seq, is_later: true })
+        });
+        if let Some(before) = has {
+            if later.taken != NameTaken::Replace {
+                return Some(before);
+            }
+            let (partition, seq) = (before.partition, before.position);
+            planning.replaced.push(Pending { partition, seq });
+        }
+        planning.names.insert((topic, name), here);
         None
     }
 
@@ -436,10 +491,12 @@ impl Shard {
         found: &crate::index::Found,
         catalog: &Catalog,
     ) -> MessageId {
-        found.id.unwrap_or_else(|| {
-            let (kind, shard, number) = (IdKind::Stored, self.id, found.position);
-            MessageId::new(catalog.secret(), IdParts { kind, shard, partition, number })
-        })
+        let (kind, number) = match found.id {
+            OwnId::Position => (IdKind::Stored, found.position),
+            OwnId::Seq(seq) => (IdKind::Scheduled, seq),
+            OwnId::Other(id) => return id,
+        };
+        MessageId::new(catalog.secret(), IdParts { kind, shard: self.id, partition, number })
     }
 
     #[allow(clippy::too_many_arguments)] // The fields of one command, matched apart.
@@ -521,15 +578,56 @@ impl Shard {
     }
 }
 
-/// Publish ids of one command, and where their messages go.
-type Seen = Lookup<(TopicId, u128), (u64, PartitionId, Position)>;
+/// What the batches of one publish have decided so far.
+#[derive(Default)]
+struct Planning {
+    /// Several batches may go to one partition: where its end will be.
+    ends: Vec<(PartitionId, Position)>,
+    /// The number of the next scheduled message.
+    seq: Seq,
+    /// Publish ids: the digest of the message, and where it goes.
+    ids: Lookup<(TopicId, u128), (u64, Before)>,
+    /// Names, and whose they are.
+    names: Lookup<(TopicId, u128), Before>,
+    /// Messages that have lost their names, and so their place.
+    replaced: Vec<Pending>,
+}
 
-/// The batch without what is known already.
-fn without(plan: &Published, bodies: BodyBuf, drafts: &mut Vec<Draft>) -> BodyBuf {
-    let mut known: Vec<u32> =
-        plan.duplicates.iter().chain(&plan.conflicts).map(|known| known.index).collect();
-    known.sort_unstable();
-    let mut skip = known.into_iter().peekable();
+impl Planning {
+    /// Where the next message for a partition that ends at `next` will stand; the number
+    /// that it gets, if it is scheduled.
+    fn first(&mut self, partition: PartitionId, next: Position, is_later: bool) -> Position {
+        if is_later {
+            return self.seq;
+        }
+        match self.ends.iter().find(|(p, _)| *p == partition) {
+            Some((_, end)) => *end,
+            None => {
+                self.ends.push((partition, next));
+                next
+            }
+        }
+    }
+
+    fn advance(&mut self, partition: PartitionId, count: u64, is_later: bool) {
+        if is_later {
+            self.seq += count;
+        } else if let Some((_, end)) = self.ends.iter_mut().find(|(p, _)| *p == partition) {
+            *end += count;
+        }
+    }
+
+    /// The message is not taken in after all: its publish id leads nowhere.
+    fn forget(&mut self, topic: TopicId, draft: &Draft) {
+        if let Some(dedupe) = draft.dedupe.as_deref() {
+            self.ids.remove(&(topic, dedupe.id));
+        }
+    }
+}
+
+/// The batch without the messages of these indexes, which are in order.
+fn without(left_out: &[u32], bodies: BodyBuf, drafts: &mut Vec<Draft>) -> BodyBuf {
+    let mut skip = left_out.iter().copied().peekable();
     let mut kept = BodyBuf::with_capacity(bodies.len());
     let mut at = 0;
     let mut index = 0;

@@ -27,8 +27,10 @@ pub struct Remembered {
     pub digest: u64,
     /// Where the message went.
     pub partition: PartitionId,
-    /// Its position there.
+    /// Its position there; its number, if it was scheduled.
     pub position: Position,
+    /// Whether it was scheduled.
+    pub is_later: bool,
     /// When.
     pub at: UnixMs,
 }
@@ -173,6 +175,7 @@ impl Dedupe {
             digest: 0,
             partition: PartitionId(0),
             position: 0,
+            is_later: false,
             at: UnixMs(0),
         };
         let start = number * PER_PAGE;
@@ -185,14 +188,14 @@ impl Dedupe {
         }
         self.next = start + skipped;
         while !c.is_empty() {
-            let item = Remembered {
+            let mut item = Remembered {
                 topic: TopicId(c.varint_u32()?),
                 partition: PartitionId(c.varint_u32()?),
-                position: c.varint()?,
-                at: UnixMs(c.varint()?),
-                id: c.u128()?,
-                digest: c.u64()?,
+                ..none
             };
+            let place = c.varint()?;
+            (item.position, item.is_later) = (place >> 1, place & 1 != 0);
+            (item.at, item.id, item.digest) = (UnixMs(c.varint()?), c.u128()?, c.u64()?);
             self.newest.insert((item.topic, item.id), self.next);
             page.items.push(item);
             self.next += 1;
@@ -227,7 +230,7 @@ fn encode(items: &[Remembered], number: u64, first: u64, out: &mut Vec<u8>) {
     for item in &items[skipped..] {
         varint::put(out, item.topic.0.into());
         varint::put(out, item.partition.0.into());
-        varint::put(out, item.position);
+        varint::put(out, item.position << 1 | u64::from(item.is_later));
         varint::put(out, item.at.0);
         out.extend_from_slice(&item.id.to_le_bytes());
         out.extend_from_slice(&item.digest.to_le_bytes());
@@ -245,6 +248,7 @@ mod tests {
             digest: n,
             partition: PartitionId(2),
             position: n,
+            is_later: n % 5 == 0,
             at: UnixMs(n),
         }
     }

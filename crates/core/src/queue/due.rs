@@ -1,11 +1,11 @@
-//! Whatever time makes true: leases that end, attempts that are used up, messages
+//! Whatever time makes true: scheduled messages that come, leases that end, attempts that are used up, messages
 //! that have been kept long enough, space that can be given back.
 
 use posthouse_frame::FrameBuf;
 
-use super::Shard;
 use super::command::Burial;
 use super::window::State;
+use super::{Fired, Shard};
 use crate::catalog::{Catalog, DeadLetter, Retention};
 use crate::chunk::{ChunkId, Chunks, Miss};
 use crate::index::Step;
@@ -22,11 +22,13 @@ pub struct DueBudget {
     pub partitions: usize,
     /// Messages to sweep.
     pub sweep: usize,
+    /// Bytes of scheduled messages to fire.
+    pub fire_bytes: usize,
 }
 
 impl Default for DueBudget {
     fn default() -> Self {
-        DueBudget { leases: 10_000, partitions: 256, sweep: 20_000 }
+        DueBudget { leases: 10_000, partitions: 256, sweep: 20_000, fire_bytes: 512 << 10 }
     }
 }
 
@@ -35,6 +37,10 @@ impl Default for DueBudget {
 pub struct Due {
     /// Blocks to fetch before it can go on.
     pub misses: Vec<Miss>,
+    /// Blocks that will be needed soon.
+    pub ahead: Vec<Miss>,
+    /// Scheduled messages that have come.
+    pub fired: Fired,
     /// Messages to bury: their bodies have to be copied.
     pub burials: Vec<Burial>,
     /// Index chunks that nobody needs.
@@ -57,6 +63,7 @@ impl Shard {
         out: &mut FrameBuf,
     ) -> Due {
         let mut due = Due::default();
+        self.fire(chunks, now, budget.fire_bytes, out, &mut due);
         self.end_leases(now.lease, budget.leases, &mut due);
         self.exhaust(catalog, chunks, now, budget.leases, out, &mut due);
         self.keep_house(catalog, chunks, now, budget.partitions, out, &mut due);
@@ -67,9 +74,10 @@ impl Shard {
 
     /// When [`Shard::due`] has something to do next, if nothing else happens: on the
     /// lease clock, and on the wall clock.
-    pub fn next_deadline(&self) -> (Option<ShardMs>, Option<UnixMs>) {
+    pub fn next_deadline(&mut self) -> (Option<ShardMs>, Option<UnixMs>) {
         let date = self.dates.peek().map(|date| UnixMs(date.0.0));
-        (self.deadlines.first(), date)
+        let wall = date.into_iter().chain(self.schedule.deadline()).min();
+        (self.deadlines.first(), wall)
     }
 
     /// Whether [`Shard::due`] has something to do whatever the time.

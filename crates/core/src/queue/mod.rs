@@ -5,7 +5,8 @@
 //!                          |
 //!                        apply                                      <- changes state
 //!                          |
-//! partitions, pairs (group x partition), groups, dedupe, spans, index   <- views
+//! partitions, pairs (group x partition), groups, dedupe, spans, index,
+//! schedule                                                           <- views
 //! ```
 //! `decide` does not change anything. `grant` and `due` change only what is derived
 //! (queues, cursors); what must survive changes in `apply` alone, which reads no
@@ -17,8 +18,10 @@ mod deadlines;
 mod decide;
 mod dedupe;
 mod due;
+mod fire;
 mod grant;
 mod group;
+mod later;
 mod pair;
 mod partition;
 mod query;
@@ -34,6 +37,7 @@ use posthouse_frame::varint::{self, Cursor, Malformed};
 pub use command::Command;
 pub use dedupe::CAPACITY as DEDUPE_CAPACITY;
 pub use due::{Due, DueBudget};
+pub use fire::Fired;
 pub use grant::{Ask, Delivery, Granted, Peek};
 pub use group::{Consumer, GroupState, MAX_CONSUMERS};
 pub use pair::Pair;
@@ -44,7 +48,8 @@ pub use window::{KEPT_REASON_BYTES, Slot};
 
 use crate::index::Index;
 use crate::page::{Mark, PageId, Pager, Table, TableId};
-use crate::words::{Fence, GroupId, Lookup, PartitionId, Position, Run, ShardId, ShardMs};
+use crate::schedule::Schedule;
+use crate::words::{Fence, GroupId, Lookup, PartitionId, Position, Run, Seq, ShardId, ShardMs};
 use deadlines::{Deadline, Deadlines};
 use dedupe::Dedupe;
 use pair::Readiness;
@@ -63,6 +68,7 @@ pub struct Shard {
     dedupe: Dedupe,
     spans: Spans,
     index: Index,
+    schedule: Schedule,
 
     // Derived.
     pair_of: Lookup<(GroupId, PartitionId), u32>,
@@ -95,33 +101,39 @@ struct Counters {
     fence: Fence,
     /// The number of the next publish id.
     dedupe_next: u64,
+    /// The number of the next scheduled message.
+    seq_next: Seq,
+    /// Scheduled messages that are in no hour: see [`crate::schedule::Hours`].
+    uncounted: u64,
 }
 
 const COUNTERS: PageId = PageId { table: TableId::Globals, owner: 0, number: 0 };
 
 impl Counters {
-    fn encode(fence: Fence, dedupe_next: u64, out: &mut Vec<u8>) {
-        if fence != 0 || dedupe_next != 0 {
-            varint::put(out, fence);
-            varint::put(out, dedupe_next);
+    fn values(&self) -> [u64; 4] {
+        [self.fence, self.dedupe_next, self.seq_next, self.uncounted]
+    }
+
+    fn encode(values: [u64; 4], out: &mut Vec<u8>) {
+        if values != [0; 4] {
+            values.into_iter().for_each(|value| varint::put(out, value));
         }
     }
 
     fn touch(&mut self, pager: &mut Pager) {
-        let (fence, next) = (self.fence, self.dedupe_next);
-        pager.touch(&mut self.mark, COUNTERS, |out| Self::encode(fence, next, out));
+        let values = self.values();
+        pager.touch(&mut self.mark, COUNTERS, |out| Self::encode(values, out));
     }
 
     fn capture(&mut self, pager: &mut Pager) {
-        let (fence, next) = (self.fence, self.dedupe_next);
-        pager.capture_waiting(COUNTERS, Some(&mut self.mark), |out| {
-            Self::encode(fence, next, out);
-        });
+        let values = self.values();
+        pager.capture_waiting(COUNTERS, Some(&mut self.mark), |out| Self::encode(values, out));
     }
 
     fn decode(bytes: &[u8]) -> Result<Counters, Malformed> {
         let mut c = Cursor::new(bytes);
-        Ok(Counters { mark: Mark::default(), fence: c.varint()?, dedupe_next: c.varint()? })
+        let (fence, dedupe_next, seq_next) = (c.varint()?, c.varint()?, c.varint()?);
+        Ok(Counters { mark: Mark::default(), fence, dedupe_next, seq_next, uncounted: c.varint()? })
     }
 }
 
@@ -138,6 +150,7 @@ impl Shard {
             dedupe: Dedupe::default(),
             spans: Spans::default(),
             index: Index::default(),
+            schedule: Schedule::default(),
             pair_of: Lookup::default(),
             free_pairs: BTreeSet::new(),
             next_pair: 0,
@@ -166,6 +179,26 @@ impl Shard {
     /// The index of its messages, to freeze a table, and to put chunks in place.
     pub fn index_mut(&mut self) -> &mut Index {
         &mut self.index
+    }
+
+    /// A snapshot could not be kept: what was frozen for it is new again.
+    pub fn thaw(&mut self) {
+        let partitions = &mut self.partitions;
+        self.index.thaw(|partition, with| {
+            if let Some(row) = partitions.derived(partition.0) {
+                with(&mut row.chain);
+            }
+        });
+    }
+
+    /// Messages that are not due yet.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// Messages that are not due yet, to freeze and to put runs in place.
+    pub fn schedule_mut(&mut self) -> &mut Schedule {
+        &mut self.schedule
     }
 
     /// A partition.

@@ -4,7 +4,7 @@ use posthouse_frame::varint::{self, Cursor, Malformed};
 
 use crate::index::Chain;
 use crate::page::{Row, TableId};
-use crate::words::{Position, TopicId, UnixMs};
+use crate::words::{Position, Seq, TopicId, UnixMs};
 
 /// A partition: `swept <= head <= next`.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ pub struct Partition {
     pub bytes: u64,
     /// Whether the partition was dropped, and only waits for its sweep.
     pub dropped: bool,
+    /// Messages that are scheduled for it.
+    pub pending: u64,
+    /// Those with lower numbers have been purged, although nobody has told each.
+    pub purged_upto: Seq,
 
     // Derived.
     /// For the index.
@@ -47,6 +51,8 @@ impl Partition {
             next: 0,
             bytes: 0,
             dropped: false,
+            pending: 0,
+            purged_upto: 0,
             chain: Chain::default(),
             pairs: Vec::new(),
             idle: Vec::new(),
@@ -58,6 +64,11 @@ impl Partition {
     /// How many messages are there.
     pub fn len(&self) -> u64 {
         self.next - self.head
+    }
+
+    /// Whether a message that is scheduled for it counts.
+    pub fn awaits(&self, seq: Seq) -> bool {
+        !self.dropped && seq >= self.purged_upto
     }
 
     /// Whether there are none.
@@ -79,6 +90,8 @@ impl Row for Partition {
             self.head_at.0,
             self.bytes,
             u64::from(self.dropped),
+            self.pending,
+            self.purged_upto,
         ] {
             varint::put(out, value);
         }
@@ -96,6 +109,8 @@ impl Row for Partition {
         row.head_at = UnixMs(c.varint()?);
         row.bytes = c.varint()?;
         row.dropped = c.varint()? != 0;
+        row.pending = c.varint()?;
+        row.purged_upto = c.varint()?;
         Ok(row)
     }
 }

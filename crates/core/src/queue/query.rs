@@ -20,6 +20,8 @@ pub struct PartitionInfo {
     pub bytes: u64,
     /// No message came in earlier.
     pub head_at: UnixMs,
+    /// Messages that are scheduled for it.
+    pub scheduled: u64,
 }
 
 /// A group on a partition, as users see it.
@@ -87,6 +89,7 @@ impl Shard {
             next: row.next,
             bytes: row.bytes,
             head_at: row.head_at,
+            scheduled: row.pending,
         })
     }
 

@@ -44,6 +44,9 @@ impl Machine for Shard {
                 TableId::Groups => self.groups.capture(pager, id),
                 TableId::Dedupe => self.dedupe.capture(pager, id),
                 TableId::Spans => self.spans.capture(pager, id),
+                TableId::Times => self.schedule.times.capture(pager, id),
+                TableId::Hours => self.schedule.hours.capture(pager, id),
+                TableId::Names => self.schedule.names.capture(pager, id),
                 table => unreachable!("a shard has no table {table:?}"),
             }
         }
@@ -64,6 +67,7 @@ impl Machine for Shard {
         self.groups.touch_all(pager);
         self.dedupe.touch_all(pager);
         self.spans.touch_all(pager);
+        self.schedule.touch_all(pager);
     }
 
     fn restore_page(&mut self, id: PageId, bytes: &[u8]) -> Result<(), Malformed> {
@@ -78,6 +82,9 @@ impl Machine for Shard {
             TableId::Groups => self.groups.restore(id, bytes)?,
             TableId::Dedupe => self.dedupe.restore(id.number, bytes)?,
             TableId::Spans => self.spans.restore(id.number, bytes)?,
+            TableId::Times => self.schedule.times.restore(id.number, bytes)?,
+            TableId::Hours => self.schedule.hours.restore(id, bytes)?,
+            TableId::Names => self.schedule.names.restore(id, bytes)?,
             _ => return Err(Malformed { at: 0 }),
         }
         Ok(())
@@ -85,6 +92,7 @@ impl Machine for Shard {
 
     fn restored(&mut self) {
         self.dedupe.resume(self.counters.dedupe_next);
+        self.schedule.resume(self.counters.seq_next, self.counters.uncounted);
         let pairs: Vec<u32> = self.pairs.iter().map(|(number, _)| number).collect();
         self.next_pair = pairs.last().map_or(0, |last| last + 1);
         self.free_pairs = (0..self.next_pair).filter(|n| pairs.binary_search(n).is_err()).collect();
@@ -117,7 +125,7 @@ impl Machine for Shard {
         let mut digest = 0u64;
         let mut add = |id: PageId, bytes: &[u8]| digest = digest.wrapping_add(id.hash(bytes));
         let mut counters = Vec::new();
-        Counters::encode(self.counters.fence, self.counters.dedupe_next, &mut counters);
+        Counters::encode(self.counters.values(), &mut counters);
         if !counters.is_empty() {
             add(COUNTERS, &counters);
         }
@@ -128,6 +136,9 @@ impl Machine for Shard {
         }
         self.groups.pages(&mut add);
         self.dedupe.pages(&mut add);
+        self.schedule.times.pages(&mut add);
+        self.schedule.hours.pages(&mut add);
+        self.schedule.names.pages(&mut add);
         digest
     }
 }

@@ -4,7 +4,7 @@
 use posthouse_frame::FrameNo;
 use posthouse_frame::varint::{self, Cursor, Malformed};
 
-use crate::words::{Position, Run};
+use crate::words::{PartitionId, Position, Run, Seq, UnixMs};
 
 /// An item of a [`List`].
 pub trait ListItem: Copy + PartialEq + std::fmt::Debug {
@@ -107,14 +107,14 @@ impl ListItem for Run {
         let from = before.map_or(0, |run| run.end());
         // Runs rise, so the distance is small; a run that falls back (redeliveries
         // come in the order of their time) is rare and only costs bytes.
-        varint::put(out, zigzag(self.first.wrapping_sub(from)));
+        varint::put(out, varint::zigzag(self.first.wrapping_sub(from)));
         varint::put(out, self.len);
     }
 
     fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
         let at = c.position();
         let from = before.map_or(0, |run| run.end());
-        let first = from.wrapping_add(unzigzag(c.varint()?));
+        let first = from.wrapping_add(varint::unzigzag(c.varint()?));
         let len = c.varint()?;
         match first.checked_add(len) {
             Some(_) if len > 0 => Ok(Run { first, len }),
@@ -172,13 +172,13 @@ pub struct Chained {
 impl ListItem for Chained {
     fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
         let from = before.map_or(0, |b| b.position);
-        varint::put(out, zigzag(self.position.wrapping_sub(from)));
+        varint::put(out, varint::zigzag(self.position.wrapping_sub(from)));
         out.extend_from_slice(&self.key.to_le_bytes());
     }
 
     fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
         let from = before.map_or(0, |b| b.position);
-        let position = from.wrapping_add(unzigzag(c.varint()?));
+        let position = from.wrapping_add(varint::unzigzag(c.varint()?));
         Ok(Chained { position, key: c.u64()? })
     }
 }
@@ -195,23 +195,108 @@ pub struct Freed {
 impl ListItem for Freed {
     fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
         let from = before.map_or(0, |b| b.frame.0);
-        varint::put(out, zigzag(self.frame.0.wrapping_sub(from)));
+        varint::put(out, varint::zigzag(self.frame.0.wrapping_sub(from)));
         varint::put(out, self.bytes);
     }
 
     fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
         let from = before.map_or(0, |b| b.frame.0);
-        let frame = FrameNo(from.wrapping_add(unzigzag(c.varint()?)));
+        let frame = FrameNo(from.wrapping_add(varint::unzigzag(c.varint()?)));
         Ok(Freed { frame, bytes: c.varint()? })
     }
 }
 
-/// Maps small differences of either sign to small numbers.
-fn zigzag(difference: u64) -> u64 {
-    let signed = difference as i64;
-    ((signed << 1) ^ (signed >> 63)) as u64
+/// When a message of a batch is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DueAt(pub UnixMs);
+
+impl ListItem for DueAt {
+    fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
+        let from = before.map_or(0, |b| b.0.0);
+        varint::put(out, varint::zigzag(self.0.0.wrapping_sub(from)));
+    }
+
+    fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let from = before.map_or(0, |b| b.0.0);
+        Ok(DueAt(UnixMs(from.wrapping_add(varint::unzigzag(c.varint()?)))))
+    }
 }
 
-fn unzigzag(value: u64) -> u64 {
-    (value >> 1) ^ (value & 1).wrapping_neg()
+/// A scheduled message that comes into its partition, and the place of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FiredItem {
+    /// Its number.
+    pub seq: Seq,
+    /// The frame that has the body.
+    pub frame: FrameNo,
+    /// Byte offset in the frame's body section.
+    pub at: u32,
+}
+
+impl ListItem for FiredItem {
+    fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
+        let (seq, frame) = before.map_or((0, 0), |b| (b.seq, b.frame.0));
+        varint::put(out, varint::zigzag(self.seq.wrapping_sub(seq)));
+        varint::put(out, varint::zigzag(self.frame.0.wrapping_sub(frame)));
+        varint::put(out, self.at.into());
+    }
+
+    fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let (seq, frame) = before.map_or((0, 0), |b| (b.seq, b.frame.0));
+        Ok(FiredItem {
+            seq: seq.wrapping_add(varint::unzigzag(c.varint()?)),
+            frame: FrameNo(frame.wrapping_add(varint::unzigzag(c.varint()?))),
+            at: c.varint_u32()?,
+        })
+    }
+}
+
+/// A scheduled message, by the partition it will go to and its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pending {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The number.
+    pub seq: Seq,
+}
+
+impl ListItem for Pending {
+    fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
+        let (partition, seq) = before.map_or((0, 0), |b| (b.partition.0, b.seq));
+        varint::put(
+            out,
+            varint::zigzag(u64::from(self.partition.0).wrapping_sub(partition.into())),
+        );
+        varint::put(out, varint::zigzag(self.seq.wrapping_sub(seq)));
+    }
+
+    fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let (partition, seq) = before.map_or((0, 0), |b| (b.partition.0, b.seq));
+        let at = c.position();
+        let partition = u64::from(partition).wrapping_add(varint::unzigzag(c.varint()?));
+        let partition = u32::try_from(partition).map_err(|_| Malformed { at })?;
+        let seq = seq.wrapping_add(varint::unzigzag(c.varint()?));
+        Ok(Pending { partition: PartitionId(partition), seq })
+    }
+}
+
+/// A scheduled message, and when it is due now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rescheduled {
+    /// Which.
+    pub of: Pending,
+    /// When.
+    pub due: UnixMs,
+}
+
+impl ListItem for Rescheduled {
+    fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
+        self.of.encode(before.map(|b| b.of), out);
+        DueAt(self.due).encode(before.map(|b| DueAt(b.due)), out);
+    }
+
+    fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let of = Pending::read(before.map(|b| b.of), c)?;
+        Ok(Rescheduled { of, due: DueAt::read(before.map(|b| DueAt(b.due)), c)?.0 })
+    }
 }

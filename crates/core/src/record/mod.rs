@@ -14,14 +14,16 @@
 mod lists;
 mod publish;
 
-pub use lists::{AgainRun, Chained, Freed, Keys, List, ListItem};
-pub use publish::{Draft, Entries, Entry, EntryDedupe, Tags};
+pub use lists::{
+    AgainRun, Chained, DueAt, FiredItem, Freed, Keys, List, ListItem, Pending, Rescheduled,
+};
+pub use publish::{Draft, Entries, Entry, EntryDedupe, Later, NameTaken, Tags, When};
 
 use posthouse_frame::varint::{self, Cursor, Malformed};
 use posthouse_frame::{BodyRef, FrameBuf, FrameNo};
 
 use crate::ident::MessageId;
-use crate::words::{Fence, GroupId, PartitionId, Position, Run, ShardMs, TopicId, UnixMs};
+use crate::words::{Fence, GroupId, PartitionId, Position, Run, Seq, ShardMs, TopicId, UnixMs};
 
 /// The newest reader this build is: frames that ask for more are refused.
 pub const READER: u16 = 1;
@@ -180,6 +182,55 @@ pub enum Record<'a> {
         /// See [`crate::page`].
         digest: u64,
     },
+    /// Messages that are not due yet, for one partition.
+    Schedule {
+        /// The partition.
+        partition: PartitionId,
+        /// The number of the first message; the others follow.
+        first: Seq,
+        /// When they were taken in.
+        at: UnixMs,
+        /// Where the first body stands in this frame; the others follow.
+        body_at: u32,
+        /// Whether they wait for a transaction.
+        held: bool,
+        /// When each is due.
+        due: List<'a, DueAt>,
+        /// The messages.
+        entries: Entries<'a>,
+    },
+    /// Scheduled messages come into their partition: their time has come.
+    Fire {
+        /// The partition.
+        partition: PartitionId,
+        /// The position of the first; the others follow.
+        first: Position,
+        /// When.
+        at: UnixMs,
+        /// Which, and where their bodies are: in this frame, or where they came in.
+        items: List<'a, FiredItem>,
+        /// What the index holds of each.
+        entries: Entries<'a>,
+    },
+    /// Scheduled messages are due at another time.
+    Reschedule {
+        /// Which, and when.
+        items: List<'a, Rescheduled>,
+    },
+    /// Scheduled messages will not come.
+    Cancel {
+        /// Why.
+        why: CancelReason,
+        /// Which.
+        items: List<'a, Pending>,
+    },
+    /// No message that is scheduled for a partition so far will come.
+    PurgeScheduled {
+        /// The partition.
+        partition: PartitionId,
+        /// The first number that this is not about.
+        upto: Seq,
+    },
 }
 
 /// A grant: see [`Record::Grant`].
@@ -274,6 +325,20 @@ pub enum TrimReason {
     Purged = 5,
 }
 
+/// Why scheduled messages will not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CancelReason {
+    /// Somebody called them back.
+    Asked = 1,
+    /// A message of the same name took their place.
+    Replaced = 2,
+    /// An operator purged them.
+    Purged = 3,
+    /// Their topic is no more.
+    Dropped = 4,
+}
+
 /// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
@@ -310,6 +375,11 @@ mod kind {
     pub(super) const CLOSE: u8 = 16;
     pub(super) const FORGET: u8 = 17;
     pub(super) const SNAPSHOT: u8 = 18;
+    pub(super) const SCHEDULE: u8 = 19;
+    pub(super) const FIRE: u8 = 20;
+    pub(super) const RESCHEDULE: u8 = 21;
+    pub(super) const CANCEL: u8 = 22;
+    pub(super) const PURGE_SCHEDULED: u8 = 23;
 }
 
 impl Record<'_> {
@@ -338,6 +408,11 @@ impl Record<'_> {
             Record::Close { .. } => kind::CLOSE,
             Record::Forget { .. } => kind::FORGET,
             Record::Snapshot { .. } => kind::SNAPSHOT,
+            Record::Schedule { .. } => kind::SCHEDULE,
+            Record::Fire { .. } => kind::FIRE,
+            Record::Reschedule { .. } => kind::RESCHEDULE,
+            Record::Cancel { .. } => kind::CANCEL,
+            Record::PurgeScheduled { .. } => kind::PURGE_SCHEDULED,
         }
     }
 
@@ -396,6 +471,25 @@ impl Record<'_> {
             Record::Snapshot { frame, digest } => {
                 varint::put(out, frame.0);
                 out.extend_from_slice(&digest.to_le_bytes());
+            }
+            Record::Schedule { partition, first, at, body_at, held, due, entries } => {
+                put_all(out, &[partition.0.into(), *first, at.0, (*body_at).into()]);
+                out.push(u8::from(*held));
+                due.encode(out);
+                entries.encode(out);
+            }
+            Record::Fire { partition, first, at, items, entries } => {
+                put_all(out, &[partition.0.into(), *first, at.0]);
+                items.encode(out);
+                entries.encode(out);
+            }
+            Record::Reschedule { items } => items.encode(out),
+            Record::Cancel { why, items } => {
+                out.push(*why as u8);
+                items.encode(out);
+            }
+            Record::PurgeScheduled { partition, upto } => {
+                put_all(out, &[partition.0.into(), *upto]);
             }
         }
     }
@@ -588,6 +682,42 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, RecordError> {
         kind::CLOSE => Record::Close { partition: PartitionId(c.varint_u32()?) },
         kind::FORGET => Record::Forget { upto: c.varint()? },
         kind::SNAPSHOT => Record::Snapshot { frame: FrameNo(c.varint()?), digest: c.u64()? },
+        kind::SCHEDULE => {
+            let (partition, first) = (PartitionId(c.varint_u32()?), c.varint()?);
+            let (at, body_at) = (UnixMs(c.varint()?), c.varint_u32()?);
+            let held = match c.u8()? {
+                held @ (0 | 1) => held == 1,
+                _ => return Err(RecordError::Value { kind }),
+            };
+            let (due, entries) = (List::read(c)?, Entries::read(c)?);
+            if due.len() != entries.len() {
+                return Err(RecordError::Value { kind });
+            }
+            Record::Schedule { partition, first, at, body_at, held, due, entries }
+        }
+        kind::FIRE => {
+            let (partition, first) = (PartitionId(c.varint_u32()?), c.varint()?);
+            let at = UnixMs(c.varint()?);
+            let (items, entries) = (List::read(c)?, Entries::read(c)?);
+            if items.len() != entries.len() {
+                return Err(RecordError::Value { kind });
+            }
+            Record::Fire { partition, first, at, items, entries }
+        }
+        kind::RESCHEDULE => Record::Reschedule { items: List::read(c)? },
+        kind::CANCEL => {
+            let why = match c.u8()? {
+                1 => CancelReason::Asked,
+                2 => CancelReason::Replaced,
+                3 => CancelReason::Purged,
+                4 => CancelReason::Dropped,
+                _ => return Err(RecordError::Value { kind }),
+            };
+            Record::Cancel { why, items: List::read(c)? }
+        }
+        kind::PURGE_SCHEDULED => {
+            Record::PurgeScheduled { partition: PartitionId(c.varint_u32()?), upto: c.varint()? }
+        }
         _ => return Err(RecordError::Kind(kind)),
     };
     if !inner.is_empty() {

@@ -4,6 +4,7 @@
 //! count varint | shape u8 | per message: len varint
 //!   and, if the shape says that any message of the batch has something:
 //!   parts u8 | key u64 | tag count u8, tags u64 each | lives varint | id u128, digest u64
+//!     | name u128
 //! ```
 //! A batch of plain messages costs one to three bytes a message.
 
@@ -16,6 +17,7 @@ const KEY: u8 = 1;
 const TAGS: u8 = 2;
 const EXPIRES: u8 = 4;
 const DEDUPE: u8 = 8;
+const NAME: u8 = 16;
 
 /// The hashes of a message's tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +84,13 @@ pub struct Entry<'a> {
     pub key: u64,
     /// Hashes of the tags.
     pub tags: Tags<'a>,
-    /// When it expires; `None` for never.
+    /// When it expires; `None` for never. Of a message that is scheduled: how long after
+    /// it is due.
     pub expires: Option<UnixMs>,
     /// The publish id, if it has one.
     pub dedupe: Option<EntryDedupe>,
+    /// Hash of the name of a message that is scheduled.
+    pub name: Option<u128>,
 }
 
 impl PartialEq for Entry<'_> {
@@ -95,6 +100,7 @@ impl PartialEq for Entry<'_> {
             && self.tags.to_vec() == other.tags.to_vec()
             && self.expires == other.expires
             && self.dedupe == other.dedupe
+            && self.name == other.name
     }
 }
 
@@ -105,6 +111,7 @@ impl Entry<'_> {
         shape |= if self.tags.is_empty() { 0 } else { TAGS };
         shape |= if self.expires.is_some() { EXPIRES } else { 0 };
         shape |= if self.dedupe.is_some() { DEDUPE } else { 0 };
+        shape |= if self.name.is_some() { NAME } else { 0 };
         shape
     }
 }
@@ -122,6 +129,50 @@ pub struct Draft {
     pub ttl_ms: Option<u64>,
     /// The publish id, if it has one.
     pub dedupe: Option<Box<EntryDedupe>>,
+    /// When it is due, if it is to be scheduled. All messages of a batch are, or none.
+    pub later: Option<Box<Later>>,
+}
+
+/// When a message that is to be scheduled is due, and what it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Later {
+    /// When.
+    pub when: When,
+    /// Hash of its name, unique in the topic.
+    pub name: Option<u128>,
+    /// What to do if another pending message has the name.
+    pub taken: NameTaken,
+}
+
+/// A time, or a time from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Then.
+    At(UnixMs),
+    /// So many milliseconds after it came in.
+    After(u64),
+}
+
+impl When {
+    /// The time that is meant `now`. One that has passed is now.
+    pub fn due(self, now: UnixMs) -> UnixMs {
+        match self {
+            When::At(at) => at.max(now),
+            When::After(ms) => now.plus(ms),
+        }
+    }
+}
+
+/// What to do with a message whose name another pending one has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameTaken {
+    /// It takes the other one's place.
+    #[default]
+    Replace,
+    /// The other one stays, and this one is not taken in.
+    Keep,
+    /// It is refused.
+    Refuse,
 }
 
 impl Draft {
@@ -133,6 +184,7 @@ impl Draft {
             tags: Tags::Slice(self.tags.as_slice()),
             expires: self.ttl_ms.map(|ttl| at.plus(ttl)),
             dedupe: self.dedupe.as_deref().copied(),
+            name: self.later.as_deref().and_then(|later| later.name),
         }
     }
 }
@@ -216,7 +268,7 @@ impl<'a> Entries<'a> {
         let at = c.position();
         let count = c.varint()?;
         let shape = c.u8()?;
-        if count > c.remaining() as u64 || shape & !(KEY | TAGS | EXPIRES | DEDUPE) != 0 {
+        if count > c.remaining() as u64 || shape & !(KEY | TAGS | EXPIRES | DEDUPE | NAME) != 0 {
             return Err(Malformed { at });
         }
         let mut ahead = c.clone();
@@ -247,6 +299,9 @@ fn write_parts(entry: &Entry<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&dedupe.id.to_le_bytes());
         out.extend_from_slice(&dedupe.digest.to_le_bytes());
     }
+    if let Some(name) = entry.name {
+        out.extend_from_slice(&name.to_le_bytes());
+    }
 }
 
 #[inline]
@@ -272,6 +327,9 @@ fn read_one<'a>(c: &mut Cursor<'a>, shape: u8) -> Result<Entry<'a>, Malformed> {
     }
     if parts & DEDUPE != 0 {
         entry.dedupe = Some(EntryDedupe { id: c.u128()?, digest: c.u64()? });
+    }
+    if parts & NAME != 0 {
+        entry.name = Some(c.u128()?);
     }
     Ok(entry)
 }

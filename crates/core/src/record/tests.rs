@@ -8,14 +8,23 @@ fn samples() -> Vec<Record<'static>> {
         AgainRun { run: Run { first: 12, len: 2 }, attempt: 300 },
     ];
     const ENTRIES: &[Entry<'_>] = &[
-        Entry { len: 108, key: 0, tags: Tags::Slice(&[]), expires: None, dedupe: None },
+        Entry { len: 108, key: 0, tags: Tags::Slice(&[]), expires: None, dedupe: None, name: None },
         Entry {
             len: 1 << 22,
             key: u64::MAX,
             tags: Tags::Slice(&[2, 3, u64::MAX]),
             expires: Some(UnixMs(1 << 41)),
             dedupe: Some(EntryDedupe { id: u128::MAX - 1, digest: 7 }),
+            name: Some(u128::MAX - 5),
         },
+    ];
+    const MANY: &[Pending] = &[
+        Pending { partition: PartitionId(u32::MAX), seq: 5 },
+        Pending { partition: PartitionId(1), seq: 1 << 47 },
+    ];
+    const MOVED: &[Rescheduled] = &[
+        Rescheduled { of: MANY[0], due: UnixMs(9) },
+        Rescheduled { of: MANY[1], due: UnixMs(1 << 43) },
     ];
     let (group, partition) = (GroupId(u32::MAX), PartitionId(4));
     let grant = Grant {
@@ -79,6 +88,28 @@ fn samples() -> Vec<Record<'static>> {
         Record::Close { partition },
         Record::Forget { upto: 1 << 33 },
         Record::Snapshot { frame: FrameNo(3), digest: u64::MAX },
+        Record::Schedule {
+            partition,
+            first: 1 << 47,
+            at: UnixMs(1 << 40),
+            body_at: 5,
+            held: true,
+            due: List::Slice(&[DueAt(UnixMs(1 << 43)), DueAt(UnixMs(3))]),
+            entries: Entries::Slice(ENTRIES),
+        },
+        Record::Fire {
+            partition,
+            first: 9,
+            at: UnixMs(77),
+            items: List::Slice(&[
+                FiredItem { seq: 1 << 47, frame: FrameNo(1 << 50), at: u32::MAX },
+                FiredItem { seq: 3, frame: FrameNo(2), at: 0 },
+            ]),
+            entries: Entries::Slice(ENTRIES),
+        },
+        Record::Reschedule { items: List::Slice(MOVED) },
+        Record::Cancel { why: CancelReason::Replaced, items: List::Slice(MANY) },
+        Record::PurgeScheduled { partition, upto: 1 << 40 },
     ]
 }
 
@@ -98,7 +129,7 @@ fn every_kind_comes_back_as_it_was_written() {
     assert_eq!(read, records);
     assert_eq!(written(&read), meta, "what was read is written the same");
     let kinds: std::collections::BTreeSet<u8> = records.iter().map(Record::kind).collect();
-    assert_eq!(kinds, (1..=18).collect(), "a kind has no sample");
+    assert_eq!(kinds, (1..=23).collect(), "a kind has no sample");
 }
 
 #[test]
@@ -139,7 +170,7 @@ fn a_thousand_plain_messages_cost_a_byte_or_two_each() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), first in 1u8..=18) {
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), first in 1u8..=23) {
         let mut meta = vec![first];
         varint::put_bytes(&mut meta, &bytes);
         for record in Records::new(&meta).flatten() {

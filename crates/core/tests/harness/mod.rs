@@ -9,14 +9,15 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 use posthouse_core::catalog::machine::{Command as MetaCommand, Reply as MetaReply};
 use posthouse_core::catalog::{Catalog, Group, GroupConfig, Role, Topic, TopicConfig};
-use posthouse_core::chunk::{ChunkId, Chunks, Miss, SealedChunk};
+use posthouse_core::chunk::{ChunkId, Chunks, Directory, Miss, SealedChunk};
 use posthouse_core::ident::Secret;
 use posthouse_core::index::{Found, TagSet, block};
 use posthouse_core::machine::Machine;
 use posthouse_core::page::PageId;
 use posthouse_core::queue::command::{Batch, Copied, Held, Published, Refusal, Reply, Target};
 use posthouse_core::queue::{Ask, Command, Delivery, Due, DueBudget, Granted, Shard};
-use posthouse_core::record::{Draft, EntryDedupe};
+use posthouse_core::record::{Draft, EntryDedupe, Later, NameTaken, When};
+use posthouse_core::schedule::{Body, Freeze, Item, Limits, Run, run};
 use posthouse_core::{GroupId, Now, PartitionId, Position, ShardId, ShardMs, TopicId, UnixMs};
 use posthouse_frame::{BodyBuf, BodyRef, Frame, FrameBuf, FrameNo, body};
 
@@ -70,7 +71,10 @@ pub struct Snapshot {
     pub frame: FrameNo,
     pub digest: u64,
     pages: BTreeMap<PageId, Vec<u8>>,
-    chunks: Vec<Arc<posthouse_core::chunk::Directory>>,
+    chunks: Vec<Arc<Directory>>,
+    runs: Vec<Arc<Directory>>,
+    /// Where firing goes on.
+    from: UnixMs,
 }
 
 pub struct World {
@@ -83,6 +87,8 @@ pub struct World {
     pub open: FrameBuf,
     pub snapshot: Snapshot,
     chunks: u64,
+    /// The pages of a snapshot were lost: the next holds all of them.
+    lost: bool,
     meta_frames: u64,
 }
 
@@ -95,6 +101,10 @@ pub struct Msg {
     pub tags: Vec<String>,
     pub ttl_ms: Option<u64>,
     pub dedupe: Option<String>,
+    /// When it is due, if not at once.
+    pub when: Option<When>,
+    pub name: Option<String>,
+    pub taken: NameTaken,
 }
 
 impl Msg {
@@ -106,12 +116,14 @@ impl Msg {
 impl World {
     pub fn new() -> World {
         let secret = Secret::new([7; 32]);
-        let shard = Shard::new(ShardId(0));
+        let shard = new_shard();
         let snapshot = Snapshot {
             frame: FrameNo::ZERO,
             digest: shard.digest(),
             pages: BTreeMap::new(),
             chunks: Vec::new(),
+            runs: Vec::new(),
+            from: UnixMs(0),
         };
         World {
             secret,
@@ -123,6 +135,7 @@ impl World {
             open: FrameBuf::new(FrameNo(1)),
             snapshot,
             chunks: 0,
+            lost: false,
             meta_frames: 0,
         }
     }
@@ -235,6 +248,10 @@ impl World {
                         digest: self.secret.hash(message.body.as_bytes()),
                     })
                 }),
+                later: message.when.map(|when| {
+                    let name = message.name.as_ref().map(|n| self.secret.hash128(n.as_bytes()));
+                    Box::new(Later { when, name, taken: message.taken })
+                }),
             });
         }
         batch
@@ -312,7 +329,7 @@ impl World {
             );
             let wrote = self.open.meta().len() > before;
             self.apply_from(before);
-            due.misses.iter().for_each(|miss| self.store.fetch(*miss));
+            due.misses.iter().chain(&due.ahead).for_each(|miss| self.store.fetch(*miss));
             let buried = !due.burials.is_empty();
             if buried {
                 self.seal();
@@ -320,7 +337,8 @@ impl World {
             for burial in due.burials {
                 self.bury(burial);
             }
-            if !wrote && !buried && due.misses.is_empty() && !due.more {
+            let fetches = !due.misses.is_empty() || !due.ahead.is_empty();
+            if !wrote && !buried && !fetches && !due.more {
                 self.store.unpin();
                 return;
             }
@@ -390,6 +408,11 @@ impl World {
         String::from_utf8(content.to_vec()).unwrap()
     }
 
+    /// Fetches a block, until whoever needs it is done.
+    pub fn fetch(&self, miss: Miss) {
+        self.store.fetch(miss);
+    }
+
     // ---- frames, snapshots, restarts
 
     /// Closes the open frame, if it holds anything.
@@ -409,8 +432,12 @@ impl World {
         let frame = FrameNo(self.log.len() as u64);
         let digest = self.shard.digest();
         let frozen = self.shard.index_mut().freeze();
+        let schedule = self.shard.schedule_mut().freeze(self.now);
         self.shard.begin_snapshot();
-        let mut pages = self.snapshot.pages.clone();
+        let mut pages = match std::mem::take(&mut self.lost) {
+            true => BTreeMap::new(),
+            false => self.snapshot.pages.clone(),
+        };
         loop {
             let (captured, done) = self.shard.walk(2);
             for (id, bytes) in captured {
@@ -433,24 +460,78 @@ impl World {
             self.shard.index_mut().install(&chunk);
             chunks.push(chunk.directory.clone());
         }
+        let from = schedule.from;
+        let runs = self.keep_runs(frame, schedule);
         let sum = pages.iter().fold(0u64, |sum, (id, bytes)| sum.wrapping_add(id.hash(bytes)));
         assert_eq!(sum, digest, "the digest is the sum over the pages of the snapshot");
-        self.snapshot = Snapshot { frame, digest, pages, chunks };
+        self.snapshot = Snapshot { frame, digest, pages, chunks, runs, from };
+    }
+
+    /// Makes runs of what was frozen, and puts runs together, as a snapshot does.
+    fn keep_runs(&mut self, frame: FrameNo, schedule: Freeze) -> Vec<Arc<Directory>> {
+        let mut runs: Vec<Arc<Directory>> = self.snapshot.runs.clone();
+        runs.retain(|run| schedule.runs.contains(&run.id));
+        self.chunks += 2;
+        let place =
+            |number| run::Place { store: 5, id: ChunkId { epoch: 1, number }, block_bytes: 60 };
+        let log = &self.log;
+        let mut read = |bodies: &[BodyRef]| -> Result<Vec<Bytes>, ()> {
+            let content = |place: &BodyRef| {
+                let sealed = log[place.frame.0 as usize - 1].sealed(place.at, place.len).unwrap();
+                body::open(sealed, *place).expect("the body holds")
+            };
+            Ok(bodies.iter().map(content).collect())
+        };
+        let made = run::build(&schedule.frozen, place(self.chunks - 1), &mut read).unwrap();
+        let inputs: Vec<ChunkId> = schedule.merge.iter().map(Run::id).collect();
+        let mut merged = None;
+        if !inputs.is_empty() {
+            let blocks = &self.store.blocks;
+            let mut read = |miss: Miss| -> Result<Bytes, ()> { Ok(blocks[&miss].clone()) };
+            let (merge, keep) = (&schedule.merge, &schedule.keep);
+            let output = run::merge(merge, schedule.from, keep, place(self.chunks), &mut read);
+            let output = output.unwrap();
+            let at = runs.iter().position(|run| run.id == inputs[0]).unwrap();
+            runs.retain(|run| !inputs.contains(&run.id));
+            if let Some(output) = &output {
+                self.store.keep(output);
+                runs.insert(at, output.directory.clone());
+            }
+            merged = Some((&inputs[..], output));
+        }
+        if let Some(made) = &made {
+            self.store.keep(made);
+            runs.push(made.directory.clone());
+        }
+        let merged = merged.as_ref().map(|(inputs, output)| (*inputs, output.as_ref()));
+        self.shard.schedule_mut().install(frame, made.as_ref(), merged);
+        runs
+    }
+
+    /// What a pending message holds.
+    pub fn pending_body(&self, item: &Item) -> String {
+        match &item.body {
+            Body::Log(place) => self.body(*place),
+            Body::Sealed(bytes) => String::from_utf8(bytes[8..].to_vec()).unwrap(),
+            other => panic!("the body is not at hand: {other:?}"),
+        }
     }
 
     /// Takes a snapshot whose pages get lost: the next one has to hold all of them.
     pub fn lose_snapshot(&mut self) {
         self.seal();
         self.shard.index_mut().freeze();
+        self.shard.schedule_mut().freeze(self.now);
         self.shard.begin_snapshot();
         while !self.shard.walk(1000).1 {}
         self.shard.touch_all();
-        self.snapshot.pages.clear();
+        self.shard.thaw();
+        self.lost = true;
     }
 
     /// A shard from the last snapshot and the log behind it.
     pub fn restored(&self) -> Shard {
-        let mut shard = Shard::new(ShardId(0));
+        let mut shard = new_shard();
         for (id, bytes) in &self.snapshot.pages {
             shard.restore_page(*id, bytes).unwrap();
         }
@@ -460,6 +541,10 @@ impl World {
             let chunk = posthouse_core::index::IndexChunk::decode(directory.clone()).unwrap();
             shard.index_mut().restore(chunk);
         }
+        for directory in &self.snapshot.runs {
+            shard.schedule_mut().restore_run(Run::decode(directory.clone()).unwrap());
+        }
+        shard.schedule_mut().begin_at(self.snapshot.from);
         for frame in &self.log[self.snapshot.frame.0 as usize..] {
             shard.apply(frame.no, &frame.meta).unwrap();
             shard.sealed(frame.no, frame.content_bytes());
@@ -469,7 +554,7 @@ impl World {
 
     /// A shard from the log alone.
     pub fn replayed(&self) -> Shard {
-        let mut shard = Shard::new(ShardId(0));
+        let mut shard = new_shard();
         for frame in &self.log {
             shard.apply(frame.no, &frame.meta).unwrap();
             shard.sealed(frame.no, frame.content_bytes());
@@ -484,7 +569,16 @@ impl World {
         }
         self.open = FrameBuf::new(FrameNo(self.log.len() as u64 + 1));
         self.shard = self.restored();
+        self.lost = false;
     }
+}
+
+/// A shard in which limits are small, so that what is rare is common.
+fn new_shard() -> Shard {
+    let mut shard = Shard::new(ShardId(0));
+    let limits = Limits { sorted: 5, queue: 4, soon: 3, merged_runs: 3, merged_bytes: 400 };
+    shard.schedule_mut().limit(limits);
+    shard
 }
 
 /// Retention of the system's own topics: what is done with goes at once.

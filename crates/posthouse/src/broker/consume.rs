@@ -309,9 +309,8 @@ impl Broker {
             }
             .seal(&self.secret)
         };
-        let id = delivery.found.id;
         Some(Received {
-            id: id.unwrap_or_else(|| self.id_at(shard, delivery.partition, position)),
+            id: self.id_at(shard, delivery.partition, &delivery.found),
             receipt,
             attempt: delivery.attempt,
             fence: delivery.fence,

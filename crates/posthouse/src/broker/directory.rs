@@ -31,11 +31,13 @@ pub struct CatalogLimits {
     pub topics: usize,
     /// Groups.
     pub groups: usize,
+    /// Messages that are scheduled and not due yet.
+    pub scheduled: u64,
 }
 
 impl Default for CatalogLimits {
     fn default() -> Self {
-        CatalogLimits { topics: 1_000_000, groups: 200_000 }
+        CatalogLimits { topics: 1_000_000, groups: 200_000, scheduled: 200_000_000 }
     }
 }
 
@@ -252,6 +254,7 @@ impl Directory {
             retention: Retention::Acknowledged { min_age_ms: 0 },
             max_message_bytes: posthouse_core::message::limits::BODY_BYTES as u32,
             dedupe_window_ms: 0,
+            ..TopicConfig::default()
         };
         Ok(self.put_topic_as(&name, role, config, true).await?.0)
     }

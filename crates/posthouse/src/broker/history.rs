@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use posthouse_core::catalog::Catalog;
 use posthouse_core::ident::IdKind;
-use posthouse_core::record::{List, PlaceReason, Record, Records, SkipReason, TrimReason};
-use posthouse_core::{GroupId, PartitionId, Position, Run, UnixMs};
+use posthouse_core::record::{
+    CancelReason, List, PlaceReason, Record, Records, SkipReason, TrimReason,
+};
+use posthouse_core::{GroupId, PartitionId, Position, Run, Seq, UnixMs};
 use posthouse_frame::{FrameNo, Kind};
 use posthouse_log::{LogReader, Part};
 
@@ -41,6 +43,23 @@ pub struct Event {
 pub enum What {
     /// It was published.
     Published,
+    /// It was published, to come later.
+    Scheduled {
+        /// When.
+        due: UnixMs,
+    },
+    /// It was to come at another time.
+    Rescheduled {
+        /// When.
+        due: UnixMs,
+    },
+    /// It was called back.
+    Cancelled {
+        /// Why.
+        why: &'static str,
+    },
+    /// Its time had come.
+    Fired,
     /// A consumer got it.
     Granted {
         /// Who.
@@ -89,6 +108,10 @@ impl What {
     pub fn name(&self) -> &'static str {
         match self {
             What::Published => "published",
+            What::Scheduled { .. } => "scheduled",
+            What::Rescheduled { .. } => "rescheduled",
+            What::Cancelled { .. } => "cancelled",
+            What::Fired => "fired",
             What::Granted { .. } => "granted",
             What::Extended => "extended",
             What::Nacked { .. } => "nacked",
@@ -118,6 +141,8 @@ pub struct History {
 struct Trail {
     /// The places where it was.
     places: BTreeSet<(PartitionId, Position)>,
+    /// The number that it was scheduled under.
+    seq: Option<Seq>,
     events: Vec<(UnixMs, FrameNo, Option<GroupId>, What)>,
 }
 
@@ -132,6 +157,10 @@ impl Trail {
         self.is_at(partition, runs.iter())
     }
 
+    fn is_one_of(&self, first: Seq, count: usize) -> bool {
+        self.seq.is_some_and(|seq| (first..first + count as u64).contains(&seq))
+    }
+
     fn see(&mut self, at: UnixMs, frame: FrameNo, record: &Record<'_>) {
         let one = |position| [Run { first: position, len: 1 }].into_iter();
         let (group, what) = match record {
@@ -142,6 +171,32 @@ impl Trail {
                 ) =>
             {
                 (None, What::Published)
+            }
+            Record::Schedule { first, due, .. } if self.is_one_of(*first, due.len()) => {
+                let index = self.seq.map_or(0, |seq| seq - first) as usize;
+                let due = due.iter().nth(index).map_or(UnixMs(0), |due| due.0);
+                (None, What::Scheduled { due })
+            }
+            Record::Reschedule { items } => {
+                let Some(item) = items.iter().find(|item| Some(item.of.seq) == self.seq) else {
+                    return;
+                };
+                (None, What::Rescheduled { due: item.due })
+            }
+            Record::Cancel { why, items } if items.iter().any(|of| Some(of.seq) == self.seq) => {
+                let why = match why {
+                    CancelReason::Asked => "asked",
+                    CancelReason::Replaced => "replaced",
+                    CancelReason::Purged => "purged",
+                    CancelReason::Dropped => "topic_deleted",
+                };
+                (None, What::Cancelled { why })
+            }
+            Record::Fire { partition, first, items, .. } => {
+                let at = items.iter().position(|item| Some(item.seq) == self.seq);
+                let Some(at) = at else { return };
+                self.places.insert((*partition, first + at as u64));
+                (None, What::Fired)
             }
             Record::Place(place) => {
                 let Some((group, partition, position)) = place.source else { return };
@@ -229,17 +284,27 @@ impl Broker {
     /// # Errors
     /// See [`Problem`].
     pub async fn history(&self, caller: &Caller, id: &str) -> Result<History, Problem> {
-        let (seen, _) = self.message(caller, id).await?;
         let message: posthouse_core::ident::MessageId = id.parse()?;
         let parts = message.open(&self.secret)?;
-        debug_assert_eq!(parts.kind, IdKind::Stored);
         let reader = self.shard(parts.shard)?.bodies.reader().clone();
-        // Where it was published, and where it is now if that is elsewhere.
-        let mut places = BTreeSet::from([(parts.partition, parts.number)]);
-        let (here, _) = self.partition(&seen.topic, seen.partition)?;
-        places.insert((here, seen.found.position));
-        let from = seen.found.body.frame;
-        let trail = Trail { places, events: Vec::new() };
+        let trail = match parts.kind {
+            IdKind::Stored => {
+                // Where it was published, and where it is now if that is elsewhere.
+                let mut places = BTreeSet::from([(parts.partition, parts.number)]);
+                let (seen, _) = self.message(caller, id).await?;
+                let (here, _) = self.partition(&seen.topic, seen.partition)?;
+                places.insert((here, seen.found.position));
+                let from = seen.found.body.frame;
+                (from, Trail { places, seq: None, events: Vec::new() })
+            }
+            IdKind::Scheduled => {
+                // Nothing says where in the log it came in: all of it is read.
+                self.check_scheduled_id(caller, id).await?;
+                let seq = Some(parts.number);
+                (FrameNo(1), Trail { places: BTreeSet::new(), seq, events: Vec::new() })
+            }
+        };
+        let (from, trail) = trail;
         let scanned = tokio::task::spawn_blocking(move || scan(&reader, from, trail)).await;
         let (trail, complete, gaps) =
             scanned.map_err(|_| Problem::internal("the reading thread has ended"))??;
@@ -308,7 +373,8 @@ mod tests {
     #[test]
     fn a_trail_follows_one_message_and_no_other() {
         let place = (PartitionId(2), 5);
-        let mut trail = Trail { places: BTreeSet::from([place]), events: Vec::new() };
+        let places = BTreeSet::from([place]);
+        let mut trail = Trail { places, seq: None, events: Vec::new() };
         let mut see = |record: &Record<'_>| trail.see(UnixMs(1), FrameNo(1), record);
         see(&grant(&[Run { first: 0, len: 5 }], &[]));
         see(&grant(&[Run { first: 4, len: 2 }], &[]));

@@ -6,9 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use posthouse_core::catalog::{Action, Group, Topic};
 use posthouse_core::ident::{IdKind, MessageId};
-use posthouse_core::index::{Found, Step};
+use posthouse_core::index::{Found, OwnId, Step};
 use posthouse_core::message::{self, Parts};
 use posthouse_core::queue::{MessageState, PairInfo, PartitionInfo};
+use posthouse_core::record::Pending;
+use posthouse_core::schedule::State;
 use posthouse_core::{GroupId, PartitionId, Position, ShardId, ShardMs, UnixMs};
 use posthouse_log::local::Durability;
 
@@ -316,7 +318,7 @@ impl Broker {
             .zip(contents)
             .map(|(found, content)| {
                 Ok(Seen {
-                    id: found.id.unwrap_or_else(|| self.id_at(shard, partition_id, found.position)),
+                    id: self.id_at(shard, partition_id, &found),
                     topic: topic.clone(),
                     partition,
                     shard,
@@ -349,8 +351,17 @@ impl Broker {
                     .look(shard, move |view| view.shard.message(partition, position, view.chunks))
                     .await?
             }
-            IdKind::Scheduled => None,
+            IdKind::Scheduled => {
+                let of = Pending { partition, seq: parts.number };
+                self.directory
+                    .look(shard, move |view| match view.shard.later_state(of) {
+                        State::Fired(at) => view.shard.message(partition, at, view.chunks),
+                        _ => Ok(None),
+                    })
+                    .await?
+            }
         };
+        let position = found.as_ref().map_or(position, |found| found.position);
         let Some(found) = found else {
             return match self.letter_of(&topic, id).await? {
                 Some(seen) => Ok((seen, Vec::new())),
@@ -391,7 +402,7 @@ impl Broker {
                     .directory
                     .look(partition.shard, move |view| {
                         let letters = view.shard.letters(of, 0, LETTERS, view.chunks)?;
-                        Ok(letters.into_iter().find(|letter| letter.id == Some(id)))
+                        Ok(letters.into_iter().find(|letter| letter.id == OwnId::Other(id)))
                     })
                     .await?;
                 if let Some(found) = found {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use posthouse_core::catalog::{Action, Group, Topic};
 use posthouse_core::ident::MessageId;
+use posthouse_core::index::OwnId;
 use posthouse_core::message;
 use posthouse_core::queue::Command;
 use posthouse_core::queue::command::Reply;
@@ -273,7 +274,7 @@ impl Broker {
             .look(shard, move |view| {
                 let letters = view.shard.letters(of, 0, usize::MAX, view.chunks)?;
                 let wanted = |letter: &&posthouse_core::index::Found| {
-                    letter.id.is_some_and(|id| ids.contains(&id))
+                    matches!(letter.id, OwnId::Other(id) if ids.contains(&id))
                 };
                 Ok(letters.iter().filter(wanted).map(|letter| letter.position).collect())
             })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::Outcome;
 use posthouse_core::catalog::{
-    Action, DeadLetter, Group, GroupConfig, Order, Retention, Start, Subscription, Topic,
+    Action, DeadLetter, Expired, Group, GroupConfig, Order, Retention, Start, Subscription, Topic,
     TopicConfig,
 };
 use posthouse_core::name;
@@ -56,6 +56,10 @@ pub struct TopicPatch {
     pub max_message_bytes: Option<u32>,
     /// See [`TopicConfig::dedupe_window_ms`].
     pub dedupe_window_ms: Option<u64>,
+    /// See [`TopicConfig::delays`].
+    pub delays: Option<bool>,
+    /// See [`TopicConfig::expired`].
+    pub expired: Option<Expired>,
 }
 
 impl TopicPatch {
@@ -66,6 +70,8 @@ impl TopicPatch {
             retention: self.retention.unwrap_or(base.retention),
             max_message_bytes: self.max_message_bytes.unwrap_or(base.max_message_bytes),
             dedupe_window_ms: self.dedupe_window_ms.unwrap_or(base.dedupe_window_ms),
+            delays: self.delays.unwrap_or(base.delays),
+            expired: self.expired.unwrap_or(base.expired),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod letters;
 pub mod manage;
 mod open;
 pub mod publish;
+pub mod schedule;
 pub mod space;
 pub mod users;
 
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use posthouse_core::catalog::{Catalog, Group, Topic};
 use posthouse_core::ident::{MessageId, Secret};
+use posthouse_core::index::{Found, OwnId};
 use posthouse_core::{GroupId, PartitionId, ShardId, UnixMs};
 use posthouse_log::local::LocalReader;
 use tokio::sync::{Notify, Semaphore};
@@ -225,11 +227,15 @@ impl Broker {
         })
     }
 
-    /// The id of a message at a place.
-    fn id_at(&self, shard: ShardId, partition: PartitionId, position: u64) -> MessageId {
+    /// The id of a message in a partition.
+    fn id_at(&self, shard: ShardId, partition: PartitionId, found: &Found) -> MessageId {
         use posthouse_core::ident::{IdKind, IdParts};
-        let kind = IdKind::Stored;
-        MessageId::new(&self.secret, IdParts { kind, shard, partition, number: position })
+        let (kind, number) = match found.id {
+            OwnId::Position => (IdKind::Stored, found.position),
+            OwnId::Seq(seq) => (IdKind::Scheduled, seq),
+            OwnId::Other(id) => return id,
+        };
+        MessageId::new(&self.secret, IdParts { kind, shard, partition, number })
     }
 
     /// Does what has to be done now and then, until the node stops.

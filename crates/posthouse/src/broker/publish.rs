@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use posthouse_core::catalog::{Action, Topic, TopicConfig};
-use posthouse_core::ident::MessageId;
+use posthouse_core::ident::{IdKind, IdParts, MessageId};
 use posthouse_core::index::TagSet;
-use posthouse_core::message::Parts;
+use posthouse_core::message::{Parts, limits};
 use posthouse_core::queue::Command;
-use posthouse_core::queue::command::{Batch, Known, Published, Refusal, Reply};
-use posthouse_core::record::{Draft, EntryDedupe};
+use posthouse_core::queue::command::{Batch, Before, Known, Published, Refusal, Reply};
+use posthouse_core::record::{Draft, EntryDedupe, Later, When};
 use posthouse_core::{Position, ShardId, UnixMs};
 use posthouse_frame::BodyBuf;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
 use crate::shard::mail::Mail;
+use crate::shard::metrics;
 
 /// A place for a message on its way in.
 const PERMIT_BYTES: usize = 1024;
@@ -52,6 +53,7 @@ struct Outgoing {
     topic: Arc<Topic>,
     shard: ShardId,
     index: u32,
+    is_later: bool,
     batch: Batch,
 }
 
@@ -62,8 +64,13 @@ pub struct Placed {
     pub id: MessageId,
     /// The partition, counted from 0.
     pub partition: u32,
-    /// Its position there.
-    pub position: Position,
+    /// Its position there; `None` if it is scheduled, and not there yet.
+    pub position: Option<Position>,
+    /// When it is due, if it is scheduled and was taken in now.
+    pub due: Option<UnixMs>,
+    /// Whether it was not taken in because another one has its name, and stays: id and
+    /// partition are that one's.
+    pub kept: bool,
     /// Whether it had come before under the same publish id; id, partition and
     /// position are then the first one's.
     pub duplicate: bool,
@@ -175,6 +182,7 @@ impl Broker {
             let most = bounds::PUBLISH_MESSAGES;
             return Err(Problem::invalid("messages", most + 1, format!("at most {most}")));
         }
+        self.check_later(topic, parts)?;
         let bytes = payload.len() + parts.bytes() + ENTRY_BYTES;
         if outbox.bytes + bytes > bounds::PUBLISH_BYTES && outbox.bytes > 0 {
             let most = bounds::PUBLISH_BYTES;
@@ -189,7 +197,9 @@ impl Broker {
         outbox.bytes += bytes;
         let key = parts.key.map_or(0, |key| self.secret.hash(key.as_bytes()));
         let dedupe = parts.dedupe_id.filter(|_| topic.config.dedupe_window_ms > 0);
-        let number = outbox.batch_for(topic, || self.partition_for(topic, key, dedupe));
+        let is_later = parts.later.is_some();
+        let number = outbox
+            .batch_for(topic, is_later, || self.partition_for(topic, key, dedupe, parts.name));
         let batch = &mut outbox.batches[number as usize].batch;
         let at = batch.bodies.len();
         let len = batch.bodies.seal(|out| parts.encode(payload, out));
@@ -208,18 +218,56 @@ impl Broker {
             ),
         };
         outbox.order.push((number, batch.drafts.len() as u32));
-        batch.drafts.push(Draft { len, key, tags, ttl_ms: parts.ttl_ms, dedupe });
+        let later = parts.later.map(|(when, taken)| {
+            let name = parts.name.map(|name| self.secret.hash128(name.as_bytes()));
+            Box::new(Later { when, name, taken })
+        });
+        batch.drafts.push(Draft { len, key, tags, ttl_ms: parts.ttl_ms, dedupe, later });
         Ok(())
     }
 
-    /// Where a message goes: by its key; else by its publish id, so that the same one
-    /// comes to the same place; else all of a batch to one, in turn.
-    fn partition_for(&self, topic: &Topic, key: u64, dedupe: Option<&str>) -> Option<u32> {
+    /// Whether a message that is to be scheduled can be.
+    fn check_later(&self, topic: &Topic, parts: &Parts<'_>) -> Result<(), Problem> {
+        let Some((when, _)) = parts.later else { return Ok(()) };
+        if !topic.config.delays {
+            let detail = format!("topic {:?} takes no message that is to come later", topic.name);
+            return Err(Problem::new(Kind::Invalid, "delays_off", detail)
+                .with_hint("publish without deliver_at and delay, or set `delays` of the topic"));
+        }
+        if let When::At(at) = when {
+            check_due(at, self.now())?;
+        }
+        self.check_scheduled()
+    }
+
+    /// Whether there is room for more scheduled messages.
+    pub(super) fn check_scheduled(&self) -> Result<(), Problem> {
+        let most = self.options.limits.scheduled;
+        let shards = self.shards.iter();
+        let scheduled: u64 = shards.map(|shard| metrics::get(&shard.metrics.scheduled)).sum();
+        if scheduled < most {
+            return Ok(());
+        }
+        let detail = format!("{scheduled} messages are scheduled; the most is {most}");
+        Err(Problem::new(Kind::Exhausted, "too_many_scheduled", detail)
+            .with_hint("wait until some have come, or raise max_scheduled of the node")
+            .with_retry(1_000))
+    }
+
+    /// Where a message goes: by its key; else by its name or its publish id, so that the
+    /// same one comes to the same place; else all of a batch to one, in turn.
+    fn partition_for(
+        &self,
+        topic: &Topic,
+        key: u64,
+        dedupe: Option<&str>,
+        name: Option<&str>,
+    ) -> Option<u32> {
         let count = topic.partitions.len() as u64;
         if count == 1 {
             return Some(0);
         }
-        let hash = match (key, dedupe) {
+        let hash = match (key, name.or(dedupe)) {
             (0, None) => return None,
             (0, Some(id)) => self.secret.hash(id.as_bytes()),
             (key, _) => key,
@@ -293,39 +341,45 @@ impl Broker {
             }
             let (outgoing, published) = &sent.batches[*batch as usize];
             let (topic, shard) = (&outgoing.topic, outgoing.shard);
-            let (before, duplicate) = find(&published.duplicates, *index);
-            let (refused, conflict) = find(&published.conflicts, *index);
+            let (duplicates, duplicate) = find(&published.duplicates, *index);
+            let (conflicts, conflict) = find(&published.conflicts, *index);
+            let (keepers, kept) = find(&published.kept, *index);
+            let (takers, taken) = find(&published.taken, *index);
+            let (batch, index) = (0, *index);
             if let Some(known) = conflict {
-                return Err(Refusal::Conflict {
-                    batch: 0,
-                    index: *index,
-                    partition: known.partition,
-                    position: known.position,
-                }
-                .into());
+                return Err(Refusal::Conflict { batch, index, before: known.before }.into());
+            }
+            if let Some(known) = taken {
+                return Err(Refusal::NameTaken { batch, index, before: known.before }.into());
             }
             let at = published.at;
-            Ok(match duplicate {
-                Some(known) => Placed {
-                    id: self.id_at(shard, known.partition, known.position),
-                    partition: topic.index_of(known.partition).unwrap_or(outgoing.index),
-                    position: known.position,
-                    duplicate: true,
-                    at,
-                },
-                None => {
-                    let skipped = (before + refused) as u64;
-                    let position = published.first + u64::from(*index) - skipped;
-                    Placed {
-                        id: self.id_at(shard, published.partition, position),
-                        partition: outgoing.index,
-                        position,
-                        duplicate: false,
-                        at,
-                    }
-                }
-            })
+            let place = |before: Before| Placed {
+                id: self.id_of(shard, before),
+                partition: topic.index_of(before.partition).unwrap_or(outgoing.index),
+                position: (!before.is_later).then_some(before.position),
+                due: None,
+                duplicate: false,
+                kept: false,
+                at,
+            };
+            if let Some(known) = duplicate {
+                return Ok(Placed { duplicate: true, ..place(known.before) });
+            }
+            if let Some(known) = kept {
+                return Ok(Placed { kept: true, ..place(known.before) });
+            }
+            let skipped = (duplicates + conflicts + keepers + takers) as u64;
+            let position = published.first + u64::from(index) - skipped;
+            let (partition, is_later) = (published.partition, published.is_later);
+            let placed = place(Before { partition, position, is_later });
+            Ok(Placed { due: published.due.get(index as usize).copied(), ..placed })
         })
+    }
+
+    fn id_of(&self, shard: ShardId, before: Before) -> MessageId {
+        let Before { partition, position: number, is_later } = before;
+        let kind = if is_later { IdKind::Scheduled } else { IdKind::Stored };
+        MessageId::new(&self.secret, IdParts { kind, shard, partition, number })
     }
 }
 
@@ -418,12 +472,18 @@ impl Outbox {
     }
 
     /// The batch for a partition of a topic, made if there is none.
-    fn batch_for(&mut self, topic: &Arc<Topic>, partition: impl FnOnce() -> Option<u32>) -> u32 {
+    fn batch_for(
+        &mut self,
+        topic: &Arc<Topic>,
+        is_later: bool,
+        partition: impl FnOnce() -> Option<u32>,
+    ) -> u32 {
         let index = partition().unwrap_or(ANYWHERE);
-        let known = self
-            .batches
-            .iter()
-            .rposition(|outgoing| outgoing.index == index && outgoing.topic.id == topic.id);
+        let known = self.batches.iter().rposition(|outgoing| {
+            outgoing.index == index
+                && outgoing.topic.id == topic.id
+                && outgoing.is_later == is_later
+        });
         if let Some(at) = known {
             return at as u32;
         }
@@ -432,6 +492,7 @@ impl Outbox {
             topic: topic.clone(),
             shard: place.shard,
             index,
+            is_later,
             batch: Batch {
                 partition: place.id,
                 topic: topic.id,
@@ -454,6 +515,16 @@ impl Outbox {
             }
         }
     }
+}
+
+/// Refuses a time that is too far away.
+pub(super) fn check_due(at: UnixMs, now: UnixMs) -> Result<(), Problem> {
+    let most = limits::DELAY_MS;
+    if at.since(now) <= most {
+        return Ok(());
+    }
+    let limit = format!("at most {most} ms (ten years) from now, which is {}", now.0);
+    Err(Problem::invalid("deliver_at", at.0, limit))
 }
 
 fn permits_for(bytes: usize) -> u32 {

@@ -40,6 +40,30 @@ pub struct Outgoing {
     /// The topic, if it is not that of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
+    /// When it comes, if not at once. A time that has passed is at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Time>,
+    /// How long until it comes, if not at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Duration>,
+    /// A name of yours for a message that comes later, unique in the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What to do if a message that has not come yet has the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_taken: Option<NameTaken>,
+}
+
+/// What to do with a message whose name another one has that has not come yet.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NameTaken {
+    /// It takes the other one's place: the default.
+    Replace,
+    /// The other one stays, and this one is not taken in.
+    Keep,
+    /// It is refused.
+    Refuse,
 }
 
 /// Messages to publish: a list of them, or the fields of one.
@@ -77,6 +101,18 @@ pub struct Publish {
     /// One message: see there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
+    /// One message: see there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Time>,
+    /// One message: see there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Duration>,
+    /// One message: see there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// One message: see there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_taken: Option<NameTaken>,
 }
 
 /// Where messages went.
@@ -94,10 +130,17 @@ pub struct PublishedMessage {
     pub id: String,
     /// The partition, counted from 0.
     pub partition: u32,
-    /// Its position there.
-    pub position: u64,
+    /// Its position there. Absent if it comes later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// When it comes, if that is later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Time>,
     /// It had come before under the same `dedupe_id`; this is where it went then.
     pub duplicate: bool,
+    /// It was not taken in, because the message with this id has its name, and stays.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept: bool,
     /// Why this one was refused, where messages are published apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
@@ -142,8 +185,15 @@ pub struct Message {
     pub topic: String,
     /// The partition, counted from 0.
     pub partition: u32,
-    /// Its position there.
-    pub position: u64,
+    /// Its position there. Absent if it has not come yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// When it comes, if it has not come yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Time>,
+    /// The name that it was scheduled under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its body, if that is a text in UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
@@ -163,8 +213,10 @@ pub struct Message {
     /// Rises with every grant of the message: for the consumer's own database.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fence: u64,
-    /// When it was published.
-    pub published_at: Time,
+    /// When it was published, or, if it was scheduled, when it came. Absent if it has not
+    /// come yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_at: Option<Time>,
     /// What to ack, nack and extend with. Absent if it is acknowledged already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<String>,
@@ -267,7 +319,7 @@ pub struct History {
 pub struct Event {
     /// When.
     pub at: Time,
-    /// `published`, `granted`, `extended`, `nacked`, `acked`, `behind_key`, `skipped`,
+    /// `published`, `scheduled`, `rescheduled`, `cancelled`, `fired`, `granted`, `extended`, `nacked`, `acked`, `behind_key`, `skipped`,
     /// `dead`, `redriven`, `trimmed` or `seek`.
     pub event: String,
     /// The group that it concerns.
@@ -291,6 +343,9 @@ pub struct Event {
     /// Where a seek went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,
+    /// When the message was to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Time>,
 }
 
 /// A page of dead letters.
@@ -363,6 +418,14 @@ impl Outgoing {
             ttl_ms: self.ttl.map(|ttl| ttl.0),
             dedupe_id: self.dedupe_id,
             topic: self.topic.unwrap_or_default(),
+            deliver_at_ms: self.deliver_at.map(|at| at.0),
+            delay_ms: self.delay.map(|delay| delay.0),
+            name: self.name,
+            name_taken: self.name_taken.map_or(0, |taken| match taken {
+                NameTaken::Replace => proto::NameTaken::Replace as i32,
+                NameTaken::Keep => proto::NameTaken::Keep as i32,
+                NameTaken::Refuse => proto::NameTaken::Refuse as i32,
+            }),
         })
     }
 }
@@ -391,6 +454,10 @@ impl Publish {
             ttl: self.ttl,
             dedupe_id: self.dedupe_id,
             topic: self.topic,
+            deliver_at: self.deliver_at,
+            delay: self.delay,
+            name: self.name,
+            name_taken: self.name_taken,
         };
         let messages = match self.messages {
             Some(_) if one != Outgoing::default() => {
@@ -408,11 +475,14 @@ impl Publish {
 
 impl From<proto::PublishedMessage> for PublishedMessage {
     fn from(message: proto::PublishedMessage) -> Self {
+        let has_place = message.deliver_at_ms.is_none() && !message.kept;
         PublishedMessage {
             id: message.id,
             partition: message.partition,
-            position: message.position,
+            position: has_place.then_some(message.position),
+            deliver_at: message.deliver_at_ms.map(Time),
             duplicate: message.duplicate,
+            kept: message.kept,
             problem: message.problem.map(Into::into),
         }
     }
@@ -451,7 +521,9 @@ impl From<proto::ReceivedMessage> for Message {
             id: message.id,
             topic: message.topic,
             partition: message.partition,
-            position: message.position,
+            position: message.deliver_at_ms.is_none().then_some(message.position),
+            deliver_at: message.deliver_at_ms.map(Time),
+            name: message.name,
             body,
             body_base64,
             key: message.key,
@@ -459,7 +531,7 @@ impl From<proto::ReceivedMessage> for Message {
             headers: message.headers.into_iter().collect(),
             attempt: message.attempt,
             fence: message.fence,
-            published_at: Time(message.published_at_ms),
+            published_at: message.deliver_at_ms.is_none().then_some(Time(message.published_at_ms)),
             receipt: given(message.receipt),
             ttl: message.ttl_ms.map(Duration),
             dedupe_id: message.dedupe_id,
@@ -535,6 +607,7 @@ impl From<proto::GetHistoryResponse> for History {
             auto_ack: event.auto_ack,
             reason: given(event.reason),
             position: event.position,
+            deliver_at: event.deliver_at_ms.map(Time),
         };
         History {
             events: response.events.into_iter().map(event).collect(),

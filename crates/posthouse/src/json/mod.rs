@@ -10,6 +10,7 @@ mod message;
 mod node;
 mod problem;
 mod scalar;
+mod schedule;
 mod settle;
 mod topic;
 
@@ -18,12 +19,15 @@ pub use group::{
     SoughtList, StartName, Subscription,
 };
 pub use message::{
-    Browsed, Event, GroupState, History, Letters, LettersDone, Message, MessageInfo, Origin,
-    Outgoing, Publish, Published, PublishedMessage, Purged, Receive, Received, Select,
+    Browsed, Event, GroupState, History, Letters, LettersDone, Message, MessageInfo, NameTaken,
+    Origin, Outgoing, Publish, Published, PublishedMessage, Purged, Receive, Received, Select,
 };
 pub use node::{ActionName, Grant, NewToken, Node, Token, TokenName, User, UserConfig, Users};
 pub use problem::Problem;
 pub use scalar::{Duration, Time};
+pub use schedule::{
+    Change, ChangeStatus, Changes, Hour, Hours, Move, Moves, ScheduledList, Shift, Target, Targets,
+};
 pub use settle::{Ack, Extend, Nack, Settled, SettledReceipt, Verdict};
 pub use topic::{Partition, PurgeTopic, Retention, Topic, TopicConfig, Topics};
 

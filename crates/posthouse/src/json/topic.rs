@@ -23,6 +23,13 @@ pub struct TopicConfig {
     /// For how long a `dedupe_id` is remembered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedupe_window: Option<Duration>,
+    /// Whether messages can be scheduled; they can by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delays: Option<bool>,
+    /// Whether a message whose time to live has passed goes to the dead letters of a group
+    /// that was not done with it. It is passed over by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bury_expired: Option<bool>,
 }
 
 /// When messages go: with `min_age`, when every group has acknowledged them and they are
@@ -58,6 +65,9 @@ pub struct Topic {
     pub messages: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Messages that are to come.
+    #[serde(default)]
+    pub scheduled: u64,
     /// Its partitions, as they are.
     pub partition_list: Vec<Partition>,
 }
@@ -78,6 +88,9 @@ pub struct Partition {
     /// When the first message came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_at: Option<Time>,
+    /// Messages that are to come.
+    #[serde(default)]
+    pub scheduled: u64,
 }
 
 /// A page of topics.
@@ -112,6 +125,8 @@ impl TopicConfig {
             retention: self.retention.map(Retention::into_proto).transpose()?,
             max_message_bytes: self.max_message_bytes,
             dedupe_window_ms: self.dedupe_window.map(|window| window.0),
+            delays: self.delays,
+            bury_expired: self.bury_expired,
         })
     }
 }
@@ -171,10 +186,13 @@ impl From<proto::Topic> for Topic {
                 retention: config.retention.map(Into::into),
                 max_message_bytes: config.max_message_bytes,
                 dedupe_window: config.dedupe_window_ms.map(Duration),
+                delays: config.delays,
+                bury_expired: config.bury_expired,
             },
             created_at: Time(topic.created_at_ms),
             messages: topic.messages,
             bytes: topic.bytes,
+            scheduled: topic.scheduled,
             partition_list: topic.partitions.into_iter().map(Into::into).collect(),
         }
     }
@@ -189,6 +207,7 @@ impl From<proto::Partition> for Partition {
             next: partition.next,
             bytes: partition.bytes,
             oldest_at: partition.oldest_at_ms.map(Time),
+            scheduled: partition.scheduled,
         }
     }
 }

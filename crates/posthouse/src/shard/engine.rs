@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::chunk::{ChunkId, Miss};
 use posthouse_core::machine::Machine;
-use posthouse_core::queue::command::{Command, Published, Reply, Settled};
+use posthouse_core::queue::command::{Command, LaterOutcome, Published, Reply, Settled};
 use posthouse_core::queue::{Delivery, DueBudget, Granted, Shard};
 use posthouse_core::{GroupId, Now, ShardMs, UnixMs};
 use posthouse_frame::{FrameBuf, FrameNo};
@@ -60,8 +60,11 @@ const DUE_PAUSE_MS: u64 = 10;
 pub struct EngineOptions {
     /// Bytes of blocks kept in memory.
     pub cache_bytes: usize,
-    /// The table of new messages becomes a chunk at this size.
+    /// The table of new messages becomes a chunk at this size, and what was scheduled a
+    /// run.
     pub young_bytes: usize,
+    /// What was scheduled becomes a run when its bodies have this size.
+    pub young_body_bytes: usize,
     /// A snapshot is due after so many bytes of meta sections.
     pub snapshot_meta_bytes: u64,
     /// A snapshot is due after so many bytes of frames, so that the log can be freed.
@@ -73,6 +76,7 @@ impl Default for EngineOptions {
         EngineOptions {
             cache_bytes: 64 << 20,
             young_bytes: 32 << 20,
+            young_body_bytes: 64 << 20,
             snapshot_meta_bytes: 64 << 20,
             snapshot_log_bytes: 512 << 20,
         }
@@ -149,6 +153,8 @@ pub struct Engine<L: Log> {
     parked_count: usize,
     fetching: HashSet<Miss>,
     due_not_before: ShardMs,
+    /// More is due than one turn does.
+    is_overdue: bool,
     takes_waits: bool,
     stopping: Option<tokio::sync::oneshot::Sender<()>>,
     failed: Option<Problem>,
@@ -187,6 +193,7 @@ impl<L: Log> Engine<L> {
             parked_count: 0,
             fetching: HashSet::new(),
             due_not_before: ShardMs(0),
+            is_overdue: false,
             takes_waits: true,
             stopping: None,
             failed: None,
@@ -242,7 +249,7 @@ impl<L: Log> Engine<L> {
         self.submit(now, false);
         let saturated = mail.iter().any(|class| !class.is_empty());
         self.snapshot_step(now);
-        self.count();
+        self.count(now);
         self.rest(saturated, now)
     }
 
@@ -510,6 +517,7 @@ impl<L: Log> Engine<L> {
 
     fn due(&mut self, catalog: &Catalog, now: Now) {
         let (lease, wall) = self.shard.next_deadline();
+        self.is_overdue = false;
         let is_due = self.shard.has_chores()
             || lease.is_some_and(|at| at <= now.lease)
             || wall.is_some_and(|at| at <= now.wall);
@@ -517,8 +525,16 @@ impl<L: Log> Engine<L> {
             return;
         }
         let start = self.frame.meta().len();
-        let due = self.shard.due(catalog, &self.cache, now, DueBudget::default(), &mut self.frame);
+        // What publishes leave of the frame, and then some: they do not keep out what is
+        // due, nor that them.
+        let room = (FRAME_BYTES + SETTLE_RESERVE).saturating_sub(self.frame.content_bytes());
+        let budget = DueBudget::default();
+        let budget = DueBudget { fire_bytes: budget.fire_bytes.min(room), ..budget };
+        let due = self.shard.due(catalog, &self.cache, now, budget, &mut self.frame);
         self.apply_from(start);
+        self.is_overdue = due.more && due.misses.is_empty();
+        self.metrics.fired(&due.fired);
+        due.ahead.into_iter().for_each(|miss| self.fetch(miss));
         if !due.misses.is_empty() {
             self.due_not_before = now.lease.plus(DUE_PAUSE_MS);
         }
@@ -677,12 +693,20 @@ impl<L: Log> Engine<L> {
         let log_is_free = self.log.backlog() < PIPELINE;
         let busy = !ended
             && log_is_free
-            && (saturated || !self.ready.is_empty() || chores || self.progress.is_walking());
+            && (saturated
+                || !self.ready.is_empty()
+                || chores
+                || self.is_overdue
+                || self.progress.is_walking());
         Rest { busy, until, until_wall, ended }
     }
 
-    fn count(&self) {
+    fn count(&self, now: Now) {
         let m = &self.metrics;
+        let schedule = self.shard.schedule();
+        metrics::set(&m.scheduled, schedule.pending());
+        metrics::set(&m.overdue_ms, schedule.overdue_ms(now.wall));
+        metrics::set(&m.runs, schedule.runs().len() as u64);
         metrics::set(&m.gated, self.gate.len() as u64);
         metrics::set(&m.waiting, self.waiters.len() as u64);
         metrics::set(&m.parked, self.parked_count as u64);
@@ -696,10 +720,10 @@ impl<L: Log> Engine<L> {
         match (command, reply) {
             (_, Reply::Published(batches)) => {
                 let count =
-                    |of: fn(&Published) -> usize| batches.iter().map(of).sum::<usize>() as u64;
-                let duplicates = count(|b| b.duplicates.len());
-                let conflicts = count(|b| b.conflicts.len());
-                metrics::add(&m.published, published.0 - duplicates - conflicts);
+                    |of: &dyn Fn(&Published) -> usize| batches.iter().map(of).sum::<usize>() as u64;
+                let duplicates = count(&|b| b.duplicates.len());
+                let left_out = count(&|b| b.left_out().len());
+                metrics::add(&m.published, published.0 - left_out);
                 metrics::add(&m.published_bytes, published.1);
                 metrics::add(&m.duplicates, duplicates);
             }
@@ -718,6 +742,13 @@ impl<L: Log> Engine<L> {
                 }
             }
             (Command::Bury { .. }, Reply::Position(_)) => metrics::add(&m.buried, 1),
+            (_, Reply::Later(outcomes)) => {
+                let done = outcomes.iter().filter(|o| matches!(o, LaterOutcome::Done { .. }));
+                match command {
+                    Command::Cancel(_) => metrics::add(&m.cancelled, done.count() as u64),
+                    _ => metrics::add(&m.rescheduled, done.count() as u64),
+                }
+            }
             _ => {}
         }
     }

@@ -66,7 +66,11 @@ impl Mail {
     pub fn class(&self) -> usize {
         match self {
             Mail::Command { command, .. } => match command {
-                Command::Ack(_) | Command::Nack(_) | Command::Extend { .. } => 0,
+                Command::Ack(_)
+                | Command::Nack(_)
+                | Command::Extend { .. }
+                | Command::Cancel(_)
+                | Command::Reschedule(_) => 0,
                 Command::Publish { .. } => 3,
                 _ => 2,
             },
@@ -97,6 +101,8 @@ impl Mail {
             Command::Nack(given) => {
                 given.iter().map(|given| given.reason.len() + ITEM).sum::<usize>() + ITEM
             }
+            Command::Reschedule(items) => items.len() * 24 + ITEM,
+            Command::Cancel(items) => items.len() * 16 + ITEM,
             Command::Bury { copy, .. } => copy.body.len() + 4 * ITEM,
             Command::Redrive { letters, .. } => {
                 letters.iter().map(|(_, copy)| copy.body.len() + 4 * ITEM).sum::<usize>() + ITEM

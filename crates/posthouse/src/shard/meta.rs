@@ -10,6 +10,7 @@ use posthouse_core::Now;
 use posthouse_core::catalog::machine::{Command, Reply};
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::machine::Machine;
+use posthouse_core::schedule::Freeze;
 use posthouse_frame::{FrameBuf, FrameNo};
 use posthouse_log::{Log, LogReader as _, LogState};
 use tokio::sync::oneshot;
@@ -248,6 +249,7 @@ impl<L: Log> MetaEngine<L> {
                     segments: self.progress.needed_segments::<L>(&self.reader, |_, _| 0),
                     index: Vec::new(),
                     frozen: None,
+                    schedule: Freeze::default(),
                     whole: false,
                 };
                 let step = self.progress.begin(&mut self.state, begin);

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use posthouse_core::queue::Fired;
+
 /// A figure as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figure {
@@ -15,12 +17,30 @@ pub struct Figure {
     pub value: u64,
 }
 
+/// How late scheduled messages came: how many up to 1 ms, 2 ms, 4 ms and so on. The last
+/// counts all that were later.
+#[derive(Debug, Default)]
+pub struct Lateness([AtomicU64; Fired::BUCKETS]);
+
+impl Lateness {
+    /// The upper bounds in milliseconds, and how many messages came within each but not
+    /// within the one before. The last has no bound.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> + '_ {
+        self.0.iter().enumerate().map(|(index, count)| {
+            let bound = (index + 1 < Fired::BUCKETS).then(|| 1 << index);
+            (bound, get(count))
+        })
+    }
+}
+
 macro_rules! figures {
     ($($kind:ident $name:ident: $help:literal;)*) => {
         /// What a shard counts.
         #[derive(Debug, Default)]
         pub struct ShardMetrics {
             $(#[doc = $help] pub $name: AtomicU64,)*
+            /// How late scheduled messages came.
+            pub lateness: Lateness,
         }
 
         impl ShardMetrics {
@@ -48,6 +68,14 @@ figures! {
     counter buried: "Messages moved to the dead letters.";
     counter frames: "Frames handed to the log.";
     counter frame_bytes: "Bytes of frames, without padding.";
+    gauge scheduled: "Messages that are scheduled and not due yet.";
+    gauge overdue_ms: "How late the message is that has waited longest after its time, in milliseconds.";
+    gauge runs: "Runs of scheduled messages outside memory.";
+    counter fired: "Scheduled messages that have come.";
+    counter late_ms: "How late they were together, in milliseconds.";
+    counter rescheduled: "Scheduled messages moved to another time.";
+    counter cancelled: "Scheduled messages called back.";
+    counter schedule_dropped: "Scheduled messages that did not come, because they were purged or their topic had gone.";
     gauge gated: "Outputs that wait for a frame to be durable.";
     gauge waiting: "Consumers that wait for a message.";
     gauge parked: "Commands that wait for a block of a chunk.";
@@ -58,6 +86,21 @@ figures! {
     counter snapshots: "Snapshots taken.";
     counter snapshots_failed: "Snapshots that could not be taken.";
     counter turns: "Turns of the loop.";
+}
+
+impl ShardMetrics {
+    /// Counts scheduled messages that have come.
+    pub fn fired(&self, fired: &Fired) {
+        if *fired == Fired::default() {
+            return;
+        }
+        add(&self.fired, fired.count);
+        add(&self.late_ms, fired.late_ms);
+        add(&self.schedule_dropped, fired.dropped);
+        for (bucket, count) in self.lateness.0.iter().zip(fired.lateness) {
+            add(bucket, count);
+        }
+    }
 }
 
 /// Adds to a figure.

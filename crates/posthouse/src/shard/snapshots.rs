@@ -202,7 +202,10 @@ impl<L: Log> Engine<L> {
         let young = self.shard.index().young_bytes();
         metrics::set(&self.metrics().young_bytes, young as u64);
         let (meta_bytes, log_bytes) = self.progress.bytes();
+        let (entries, bodies) = self.shard.schedule().young_bytes();
         let is_time = young >= self.options.young_bytes
+            || entries >= self.options.young_bytes
+            || bodies >= self.options.young_body_bytes
             || meta_bytes >= self.options.snapshot_meta_bytes
             || log_bytes >= self.options.snapshot_log_bytes;
         if self.progress.should_begin(is_time, now) {
@@ -216,6 +219,7 @@ impl<L: Log> Engine<L> {
     fn begin_snapshot(&mut self, now: Now) {
         let nothing_new = !self.shard.has_changes()
             && self.frame.is_empty()
+            && self.shard.schedule().young_bytes() == (0, 0)
             && self.shard.index().young_bytes() == 0;
         if nothing_new {
             return self.progress.skip();
@@ -236,6 +240,7 @@ impl<L: Log> Engine<L> {
             segments,
             index: self.shard.index().chunks().iter().map(|chunk| chunk.id()).collect(),
             frozen: self.shard.index_mut().freeze(),
+            schedule: self.shard.schedule_mut().freeze(now),
             whole: false,
         };
         let step = self.progress.begin(&mut self.shard, begin);
@@ -251,6 +256,7 @@ impl<L: Log> Engine<L> {
         let done = self.progress.taken(&mut self.shard, &taken, now);
         let (Ok(taken), Some((replay_from, free))) = (taken, done) else {
             metrics::add(&self.metrics().snapshots_failed, 1);
+            self.shard.thaw();
             return;
         };
         metrics::add(&self.metrics().snapshots, 1);
@@ -260,6 +266,8 @@ impl<L: Log> Engine<L> {
                 self.cache.insert(Miss { chunk: chunk.directory.id, block }, data.clone());
             }
         }
+        let merged = taken.merged.as_ref().map(|(from, to)| (&from[..], to.as_ref()));
+        self.shard.schedule_mut().install(taken.frame, taken.run.as_ref(), merged);
         if let Err(error) = self.log.release(replay_from, &free) {
             tracing::warn!("segments of the log could not be freed: {error}");
         }

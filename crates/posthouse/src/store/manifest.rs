@@ -45,6 +45,10 @@ pub struct Manifest {
     pub segments: Vec<SegmentNo>,
     /// The chunks of the topic index, oldest first.
     pub index: Vec<ChunkId>,
+    /// The runs of the schedule, oldest first.
+    pub runs: Vec<ChunkId>,
+    /// Everything that is scheduled is due then or later, Unix milliseconds.
+    pub due_from_ms: u64,
     /// Where the pages of the state are.
     pub pages: PageMap,
 }
@@ -69,6 +73,12 @@ impl Manifest {
             varint::put(&mut out, chunk.epoch.into());
             varint::put(&mut out, chunk.number);
         }
+        varint::put(&mut out, self.runs.len() as u64);
+        for chunk in &self.runs {
+            varint::put(&mut out, chunk.epoch.into());
+            varint::put(&mut out, chunk.number);
+        }
+        varint::put(&mut out, self.due_from_ms);
         self.pages.encode(&mut out);
         let crc = crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -123,13 +133,18 @@ impl Manifest {
         for _ in 0..c.varint()? {
             manifest.index.push(ChunkId { epoch: c.varint_u32()?, number: c.varint()? });
         }
+        for _ in 0..c.varint()? {
+            manifest.runs.push(ChunkId { epoch: c.varint_u32()?, number: c.varint()? });
+        }
+        manifest.due_from_ms = c.varint()?;
         manifest.pages = PageMap::decode(c)?;
         if c.is_empty() { Ok(manifest) } else { Err(Malformed { at: c.position() }) }
     }
 
     /// Every chunk that the snapshot needs.
     pub fn chunks(&self) -> std::collections::BTreeSet<ChunkId> {
-        self.index.iter().copied().chain(self.pages.by_chunk().into_keys()).collect()
+        let listed = self.index.iter().chain(&self.runs).copied();
+        listed.chain(self.pages.by_chunk().into_keys()).collect()
     }
 
     /// The name of its file.
@@ -218,6 +233,8 @@ mod tests {
             lease_ms: 1_900_000_000_001,
             segments: vec![SegmentNo(4), SegmentNo(9)],
             index: vec![ChunkId { epoch: 1, number: 2 }, ChunkId { epoch: 2, number: 4 }],
+            runs: vec![ChunkId { epoch: 2, number: 5 }],
+            due_from_ms: 1_900_000_000_500,
             pages,
         }
     }
@@ -226,7 +243,7 @@ mod tests {
     fn what_is_encoded_is_decoded_and_names_its_chunks() {
         let bytes = sample().encode(5, 2);
         assert_eq!(Manifest::decode(&bytes, 5, 2), Ok(sample()));
-        assert_eq!(sample().chunks().len(), 3);
+        assert_eq!(sample().chunks().len(), 4);
     }
 
     #[test]

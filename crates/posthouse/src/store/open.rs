@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use posthouse_core::UnixMs;
 use posthouse_core::chunk::{ChunkId, ChunkKind};
 use posthouse_core::index::IndexChunk;
 use posthouse_core::machine::Machine;
 use posthouse_core::page::PageId;
 use posthouse_core::record::READER;
-use posthouse_frame::{FrameNo, Kind};
+use posthouse_core::schedule::Run;
+use posthouse_frame::{BodyRef, FrameNo, Kind};
 use posthouse_log::local::{LocalLog, LocalOptions, Recovery};
 use posthouse_log::{Log, LogReader, Part};
 
@@ -51,20 +53,36 @@ pub struct Replayed {
     pub took: Duration,
 }
 
-/// A machine that may have an index of chunks besides its pages.
+/// A machine that may have chunks besides its pages.
 pub trait Indexed {
     /// Takes a chunk of the index back, oldest first.
     fn restore_chunk(&mut self, chunk: IndexChunk);
+    /// Takes a run of the schedule back, oldest first.
+    fn restore_run(&mut self, run: Run);
+    /// All runs are back: everything that is scheduled is due at `from` or later.
+    fn runs_restored(&mut self, from: UnixMs);
 }
 
 impl Indexed for posthouse_core::queue::Shard {
     fn restore_chunk(&mut self, chunk: IndexChunk) {
         self.index_mut().restore(chunk);
     }
+
+    fn restore_run(&mut self, run: Run) {
+        self.schedule_mut().restore_run(run);
+    }
+
+    fn runs_restored(&mut self, from: UnixMs) {
+        self.schedule_mut().begin_at(from);
+    }
 }
 
 impl Indexed for posthouse_core::catalog::Catalog {
     fn restore_chunk(&mut self, _chunk: IndexChunk) {}
+
+    fn restore_run(&mut self, _run: Run) {}
+
+    fn runs_restored(&mut self, _from: UnixMs) {}
 }
 
 /// Opens the machine that is kept in `dir`; `machine` is one in which nothing has
@@ -114,11 +132,13 @@ pub fn open<M: Machine + Indexed>(
     let mut replayed = replay(&mut machine, &log.reader(), manifest.frame, dir)?;
     replayed.took = began.elapsed();
     let clocks = (recovery.wall_ms.max(manifest.wall_ms), recovery.lease_ms.max(manifest.lease_ms));
+    let reader = log.reader();
+    let bodies = Box::new(move |places: &[BodyRef]| reader.bodies(places));
     let snapshots = Snapshots::new(
         files,
         dir.to_owned(),
         (store.number, shard),
-        chunks.clone(),
+        (chunks.clone(), bodies),
         manifest,
         older_chunks,
     );
@@ -189,6 +209,13 @@ fn restore<M: Machine + Indexed>(
             .map_err(|e| StoreError::damaged(&chunks.path(*chunk), e))?;
         machine.restore_chunk(chunk);
     }
+    for chunk in &manifest.runs {
+        let directory = chunks.directory(*chunk)?;
+        let run =
+            Run::decode(directory).map_err(|e| StoreError::damaged(&chunks.path(*chunk), e))?;
+        machine.restore_run(run);
+    }
+    machine.runs_restored(UnixMs(manifest.due_from_ms));
     Ok(())
 }
 

@@ -1,16 +1,19 @@
-//! Taking snapshots: pages and index chunks to files, a manifest over them, and
+//! Taking snapshots: pages, index chunks and runs to files, a manifest over them, and
 //! what is no longer needed away. Runs beside the shard, on a thread of its own.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use posthouse_core::chunk::{ChunkBuilder, ChunkId, ChunkKind, Miss, SealedChunk};
+use bytes::Bytes;
+use posthouse_core::chunk::{BLOCK_BYTES, ChunkBuilder, ChunkId, ChunkKind, Miss, SealedChunk};
 use posthouse_core::index::{Memtable, block};
 use posthouse_core::page::{Captured, Located, PageId, PageMap};
-use posthouse_frame::FrameNo;
-use posthouse_log::SegmentNo;
+use posthouse_core::schedule::run::{self, Place};
+use posthouse_core::schedule::{Freeze, Run};
+use posthouse_frame::{BodyRef, FrameNo};
 use posthouse_log::files::Files;
+use posthouse_log::{ReadError, SegmentNo};
 
 use super::StoreError;
 use super::chunks::ChunkFiles;
@@ -40,6 +43,8 @@ pub struct Begin {
     pub index: Vec<ChunkId>,
     /// The table of new messages that shall become a chunk.
     pub frozen: Option<Arc<Memtable>>,
+    /// The schedule.
+    pub schedule: Freeze,
     /// Whether all pages come, and not only those that have changed.
     pub whole: bool,
 }
@@ -53,16 +58,23 @@ pub struct Taken {
     pub digest: u64,
     /// The index chunk that was made.
     pub index: Option<SealedChunk>,
+    /// The run that was made of what was scheduled since the snapshot before.
+    pub run: Option<SealedChunk>,
+    /// Runs that were put together, and what came of them.
+    pub merged: Option<(Vec<ChunkId>, Option<SealedChunk>)>,
 }
 
+/// Reads the contents of bodies from the log, in the order asked for.
+pub type ReadBodies = Box<dyn Fn(&[BodyRef]) -> Vec<Result<Bytes, ReadError>> + Send>;
+
 /// Writes the snapshots of one shard.
-#[derive(Debug)]
 pub struct Snapshots {
     files: Arc<dyn Files>,
     dir: PathBuf,
     store: u64,
     shard: u16,
     chunks: ChunkFiles,
+    bodies: ReadBodies,
     /// The newest manifest.
     newest: Manifest,
     /// The chunks of the one before.
@@ -77,17 +89,33 @@ struct Making {
     builder: Option<(ChunkBuilder, Vec<PageId>)>,
 }
 
+impl Making {
+    /// A name for a chunk.
+    fn next_chunk(&mut self) -> ChunkId {
+        let number = self.manifest.next_chunk;
+        self.manifest.next_chunk += 1;
+        ChunkId { epoch: self.begin.epoch, number }
+    }
+}
+
+impl std::fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshots").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
 impl Snapshots {
-    /// Goes on from the newest manifest; `older` are the chunks of the one before.
+    /// Goes on from the newest manifest; `older` are the chunks of the one before. Bodies
+    /// of scheduled messages are read with `bodies`.
     pub fn new(
         files: Arc<dyn Files>,
         dir: PathBuf,
         (store, shard): (u64, u16),
-        chunks: ChunkFiles,
+        (chunks, bodies): (ChunkFiles, ReadBodies),
         newest: Manifest,
         older: BTreeSet<ChunkId>,
     ) -> Self {
-        Snapshots { files, dir, store, shard, chunks, newest, older, making: None }
+        Snapshots { files, dir, store, shard, chunks, bodies, newest, older, making: None }
     }
 
     /// Gives up the snapshot in the making, if there is one.
@@ -110,6 +138,8 @@ impl Snapshots {
             lease_ms: begin.lease_ms,
             segments: begin.segments.clone(),
             index: begin.index.clone(),
+            runs: begin.schedule.runs.clone(),
+            due_from_ms: begin.schedule.from.0,
             ..self.newest.clone()
         };
         if begin.whole {
@@ -144,9 +174,7 @@ impl Snapshots {
         let making = self.making();
         let hash = id.hash(&bytes);
         if making.builder.is_none() {
-            let number = making.manifest.next_chunk;
-            making.manifest.next_chunk += 1;
-            let chunk = ChunkId { epoch: making.begin.epoch, number };
+            let chunk = making.next_chunk();
             let builder = ChunkBuilder::new(store, chunk, ChunkKind::Pages);
             making.builder = Some((builder, Vec::new()));
         }
@@ -181,14 +209,13 @@ impl Snapshots {
         let mut making = self.making.take().expect("a snapshot was begun");
         let mut index = None;
         if let Some(frozen) = making.begin.frozen.take() {
-            let number = making.manifest.next_chunk;
-            making.manifest.next_chunk += 1;
-            let chunk =
-                block::build(&frozen, self.store, ChunkId { epoch: making.begin.epoch, number });
+            let chunk = block::build(&frozen, self.store, making.next_chunk());
             self.chunks.write(&chunk)?;
             making.manifest.index.push(chunk.directory.id);
             index = Some(chunk);
         }
+        let merged = self.merge_runs(&mut making)?;
+        let run = self.make_run(&mut making)?;
         making.manifest.write(&*self.files, &self.dir, self.store, self.shard)?;
         let before = std::mem::replace(&mut self.newest, making.manifest);
         let unneeded = std::mem::replace(&mut self.older, before.chunks());
@@ -205,7 +232,50 @@ impl Snapshots {
                 _ => {}
             }
         }
-        Ok(Taken { frame: self.newest.frame, digest: self.newest.pages.digest(), index })
+        let (frame, digest) = (self.newest.frame, self.newest.pages.digest());
+        Ok(Taken { frame, digest, index, run, merged })
+    }
+
+    /// Makes a run of what was scheduled since the snapshot before.
+    fn make_run(&self, making: &mut Making) -> Result<Option<SealedChunk>, StoreError> {
+        let frozen = std::mem::take(&mut making.begin.schedule.frozen);
+        if frozen.is_empty() {
+            return Ok(None);
+        }
+        let mut read = |places: &[BodyRef]| -> Result<Vec<Bytes>, StoreError> {
+            (self.bodies)(places).into_iter().map(|body| body.map_err(StoreError::from)).collect()
+        };
+        let place = Place { store: self.store, id: making.next_chunk(), block_bytes: BLOCK_BYTES };
+        let made = run::build(&frozen, place, &mut read)?;
+        if let Some(chunk) = &made {
+            self.chunks.write(chunk)?;
+            making.manifest.runs.push(chunk.directory.id);
+        }
+        Ok(made)
+    }
+
+    /// Puts runs together of which there are too many, or of which little is left.
+    fn merge_runs(
+        &self,
+        making: &mut Making,
+    ) -> Result<Option<(Vec<ChunkId>, Option<SealedChunk>)>, StoreError> {
+        let inputs = std::mem::take(&mut making.begin.schedule.merge);
+        if inputs.is_empty() {
+            return Ok(None);
+        }
+        let ids: Vec<ChunkId> = inputs.iter().map(Run::id).collect();
+        let place = Place { store: self.store, id: making.next_chunk(), block_bytes: BLOCK_BYTES };
+        let Freeze { from, keep, .. } = &making.begin.schedule;
+        let mut read = |miss| self.chunks.block(miss);
+        let output = run::merge(&inputs, *from, keep, place, &mut read)?;
+        let runs = &mut making.manifest.runs;
+        let at = runs.iter().position(|run| *run == ids[0]);
+        runs.retain(|run| !ids.contains(run));
+        if let (Some(chunk), Some(at)) = (&output, at) {
+            self.chunks.write(chunk)?;
+            runs.insert(at, chunk.directory.id);
+        }
+        Ok(Some((ids, output)))
     }
 
     /// Writes the last current pages of sparse chunks again, so that their files can go.

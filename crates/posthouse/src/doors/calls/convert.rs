@@ -12,6 +12,7 @@ use crate::broker::consume::{Outcome, Received};
 use crate::broker::history::{Event, What};
 use crate::broker::inspect::{GroupStats, PartitionStats, Seen};
 use crate::broker::manage::{GroupPatch, TopicPatch};
+use crate::broker::schedule::{Changed, Scheduled};
 use crate::problem::Problem;
 
 pub(in crate::doors) fn problem(problem: &Problem) -> proto::Problem {
@@ -60,6 +61,43 @@ pub(in crate::doors) fn seen(seen: &Seen) -> Result<proto::ReceivedMessage, Prob
     })
 }
 
+pub(in crate::doors) fn scheduled(message: &Scheduled) -> Result<proto::ReceivedMessage, Problem> {
+    let (parts, body) = message.parts()?;
+    Ok(proto::ReceivedMessage {
+        id: message.id.to_string(),
+        topic: message.topic.name.to_string(),
+        partition: message.partition,
+        deliver_at_ms: Some(message.due.0),
+        ..content(&parts, body)
+    })
+}
+
+pub(in crate::doors) fn changed(changed: Changed) -> proto::ScheduleChange {
+    use proto::ScheduleStatus as Status;
+    let (status, id) = match &changed {
+        Changed::Done { id, .. } => (Status::Ok, Some(id)),
+        Changed::Fired { id, .. } => (Status::Fired, Some(id)),
+        Changed::Cancelled { id } => (Status::Cancelled, Some(id)),
+        Changed::Held { id } => (Status::Held, Some(id)),
+        Changed::Unknown => (Status::Unknown, None),
+        Changed::Refused(_) => (Status::Refused, None),
+    };
+    let mut out = proto::ScheduleChange {
+        status: status.into(),
+        id: id.map_or_else(String::new, |id| id.to_string()),
+        ..Default::default()
+    };
+    match changed {
+        Changed::Done { due, .. } => out.deliver_at_ms = Some(due.0),
+        Changed::Fired { partition, position, .. } => {
+            (out.partition, out.position) = (Some(partition), Some(position));
+        }
+        Changed::Refused(refused) => out.problem = Some(problem(&refused)),
+        Changed::Cancelled { .. } | Changed::Held { .. } | Changed::Unknown => {}
+    }
+    out
+}
+
 fn content(parts: &Parts<'_>, body: bytes::Bytes) -> proto::ReceivedMessage {
     proto::ReceivedMessage {
         body,
@@ -68,6 +106,7 @@ fn content(parts: &Parts<'_>, body: bytes::Bytes) -> proto::ReceivedMessage {
         headers: parts.headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
         ttl_ms: parts.ttl_ms,
         dedupe_id: parts.dedupe_id.map(str::to_owned),
+        name: parts.name.map(str::to_owned),
         origin: parts.origin.as_ref().map(origin),
         ..Default::default()
     }
@@ -138,9 +177,13 @@ pub(in crate::doors) fn event(event: &Event) -> proto::HistoryEvent {
             out.auto_ack = *auto_ack;
         }
         What::Nacked { reason } => out.reason = reason.clone(),
-        What::Skipped { why } | What::Trimmed { why } => out.reason = (*why).into(),
+        What::Skipped { why } | What::Trimmed { why } | What::Cancelled { why } => {
+            out.reason = (*why).into();
+        }
+        What::Scheduled { due } | What::Rescheduled { due } => out.deliver_at_ms = Some(due.0),
         What::Seeked { position } => out.position = Some(*position),
         What::Published
+        | What::Fired
         | What::Extended
         | What::Acked
         | What::Chained
@@ -161,6 +204,11 @@ pub(in crate::doors) fn topic_patch(
         retention: config.retention.and_then(retention),
         max_message_bytes: config.max_message_bytes,
         dedupe_window_ms: config.dedupe_window_ms,
+        delays: config.delays,
+        expired: config.bury_expired.map(|bury| match bury {
+            true => catalog::Expired::DeadLetter,
+            false => catalog::Expired::Drop,
+        }),
     })
 }
 
@@ -200,6 +248,7 @@ pub(in crate::doors) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> p
             next: info.next,
             bytes: info.bytes,
             oldest_at_ms: (info.next > info.head).then_some(info.head_at.0),
+            scheduled: info.scheduled,
         }
     };
     proto::Topic {
@@ -209,10 +258,13 @@ pub(in crate::doors) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> p
             retention: Some(proto::Retention { retention: Some(retention) }),
             max_message_bytes: Some(config.max_message_bytes),
             dedupe_window_ms: Some(config.dedupe_window_ms),
+            delays: Some(config.delays),
+            bury_expired: Some(config.expired == catalog::Expired::DeadLetter),
         }),
         created_at_ms: topic.created_at.0,
         messages: partitions.iter().map(|p| p.info.next - p.info.head).sum(),
         bytes: partitions.iter().map(|p| p.info.bytes).sum(),
+        scheduled: partitions.iter().map(|p| p.info.scheduled).sum(),
         partitions: partitions.iter().map(partition).collect(),
     }
 }

@@ -19,11 +19,11 @@ use crate::problem::Problem;
 /// Entries of a page unless the client says otherwise.
 const PAGE: usize = 100;
 
-fn page(limit: u32) -> usize {
+pub(super) fn page(limit: u32) -> usize {
     if limit == 0 { PAGE } else { (limit as usize).min(bounds::PAGE) }
 }
 
-fn after(name: &str) -> Option<&str> {
+pub(super) fn after(name: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
@@ -129,6 +129,10 @@ impl Calls {
         caller: &Caller,
         request: proto::GetMessageRequest,
     ) -> Result<proto::GetMessageResponse, Problem> {
+        if let Some(found) = self.broker.scheduled_message(caller, &request.id).await? {
+            let message = Some(convert::scheduled(&found)?);
+            return Ok(proto::GetMessageResponse { message, groups: Vec::new() });
+        }
         let (seen, states) = self.broker.message(caller, &request.id).await?;
         let mut groups = Vec::with_capacity(states.len());
         for of in &states {

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use posthouse_client::proto::{OutgoingMessage, PublishRequest, PublishResponse, PublishedMessage};
+use posthouse_client::proto::{
+    self, OutgoingMessage, PublishRequest, PublishResponse, PublishedMessage,
+};
+use posthouse_core::UnixMs;
 use posthouse_core::catalog::Topic;
 use posthouse_core::message::Parts;
+use posthouse_core::record::{NameTaken, When};
 
 use super::{Calls, convert};
 use crate::broker::Caller;
@@ -40,7 +44,8 @@ impl Calls {
                 None => self.broker.topic_to_publish(caller, name).await,
             };
             let added = topic.and_then(|topic| {
-                let added = self.broker.add(&mut outbox, &topic, &parts(message), &message.body);
+                let added = parts(message)
+                    .and_then(|parts| self.broker.add(&mut outbox, &topic, &parts, &message.body));
                 last = Some((name, topic));
                 added
             });
@@ -57,8 +62,10 @@ impl Calls {
             Ok(placed) => PublishedMessage {
                 id: placed.id.to_string(),
                 partition: placed.partition,
-                position: placed.position,
+                position: placed.position.unwrap_or(0),
                 duplicate: placed.duplicate,
+                kept: placed.kept,
+                deliver_at_ms: placed.due.map(|due| due.0),
                 problem: None,
             },
             Err(problem) => PublishedMessage {
@@ -75,13 +82,28 @@ pub(in crate::doors) fn bytes_of(request: &PublishRequest) -> usize {
     request.messages.iter().map(|message| message.body.len()).sum()
 }
 
-fn parts(message: &OutgoingMessage) -> Parts<'_> {
-    Parts {
+fn parts(message: &OutgoingMessage) -> Result<Parts<'_>, Problem> {
+    let when = match (message.deliver_at_ms, message.delay_ms) {
+        (None, None) => None,
+        (Some(at), None) => Some(When::At(UnixMs(at))),
+        (None, Some(ms)) => Some(When::After(ms)),
+        (Some(at), Some(_)) => {
+            return Err(Problem::invalid("deliver_at", at, "give deliver_at or delay, not both"));
+        }
+    };
+    let taken = match message.name_taken() {
+        proto::NameTaken::Unspecified | proto::NameTaken::Replace => NameTaken::Replace,
+        proto::NameTaken::Keep => NameTaken::Keep,
+        proto::NameTaken::Refuse => NameTaken::Refuse,
+    };
+    Ok(Parts {
         key: message.key.as_deref(),
         tags: message.tags.iter().map(String::as_str).collect(),
         headers: message.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect(),
         dedupe_id: message.dedupe_id.as_deref(),
         ttl_ms: message.ttl_ms,
         origin: None,
-    }
+        name: message.name.as_deref(),
+        later: when.map(|when| (when, taken)),
+    })
 }

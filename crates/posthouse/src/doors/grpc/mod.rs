@@ -146,6 +146,11 @@ impl Posthouse for Door {
         browse(BrowseRequest) -> BrowseResponse;
         get_message(GetMessageRequest) -> GetMessageResponse;
         get_history(GetHistoryRequest) -> GetHistoryResponse;
+        reschedule(RescheduleRequest) -> ScheduleChangeResponse;
+        cancel(CancelRequest) -> ScheduleChangeResponse;
+        list_scheduled(ListScheduledRequest) -> ListScheduledResponse;
+        get_schedule_hours(GetScheduleHoursRequest) -> GetScheduleHoursResponse;
+        purge_scheduled(PurgeScheduledRequest) -> PurgeScheduledResponse;
         put_group(PutGroupRequest) -> PutGroupResponse;
         get_group(GetGroupRequest) -> Group;
         list_groups(ListGroupsRequest) -> ListGroupsResponse;

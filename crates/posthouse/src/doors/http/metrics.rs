@@ -25,6 +25,7 @@ pub async fn metrics(State(calls): State<Calls>, Who(caller): Who) -> Result<Res
     let mut page = Page::default();
     of_node(&calls.broker, &mut page);
     of_shards(&calls.broker, &mut page);
+    of_schedule(&calls.broker, &mut page);
     of_topics(&calls.broker, &mut page).await?;
     of_groups(&calls.broker, &mut page).await?;
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
@@ -95,6 +96,29 @@ fn of_shards(broker: &Broker, page: &mut Page) {
     }
 }
 
+/// How late scheduled messages came, as Prometheus has histograms.
+fn of_schedule(broker: &Broker, page: &mut Page) {
+    let name = "shard_lateness_seconds";
+    page.figure(name, "histogram", "How long after their time scheduled messages came.");
+    for shard in broker.shards() {
+        let id = shard.id.to_string();
+        let mut count = 0;
+        for (bound_ms, messages) in shard.metrics.lateness.buckets() {
+            count += messages;
+            let bound = bound_ms.map_or("+Inf".to_owned(), |ms| (ms as f64 / 1000.0).to_string());
+            let labels = [("shard", id.as_str()), ("le", &bound)];
+            page.value(&format!("{name}_bucket"), &labels, count as f64);
+        }
+        let late = metrics_of(&shard.metrics.late_ms) / 1000.0;
+        page.value(&format!("{name}_sum"), &[("shard", &id)], late);
+        page.value(&format!("{name}_count"), &[("shard", &id)], count as f64);
+    }
+}
+
+fn metrics_of(figure: &std::sync::atomic::AtomicU64) -> f64 {
+    figure.load(std::sync::atomic::Ordering::Relaxed) as f64
+}
+
 async fn of_topics(broker: &Broker, page: &mut Page) -> Result<(), Problem> {
     let mut rows = Vec::new();
     for topic in broker.topics(&Caller::Node, "", None, bounds::PAGE) {
@@ -104,13 +128,19 @@ async fn of_topics(broker: &Broker, page: &mut Page) -> Result<(), Problem> {
         };
         rows.push((
             topic.name.clone(),
-            [sum(|info| info.next - info.head), sum(|info| info.bytes), sum(|info| info.next)],
+            [
+                sum(|info| info.next - info.head),
+                sum(|info| info.bytes),
+                sum(|info| info.next),
+                sum(|info| info.scheduled),
+            ],
         ));
     }
     let figures = [
         ("topic_messages", "gauge", "Messages in a topic."),
         ("topic_bytes", "gauge", "Bytes of the messages in a topic."),
         ("topic_published_total", "counter", "Messages ever published to a topic."),
+        ("topic_scheduled", "gauge", "Messages that are to come to a topic."),
     ];
     for (index, (name, kind, help)) in figures.into_iter().enumerate() {
         page.figure(name, kind, help);

@@ -16,6 +16,7 @@ mod node;
 mod origin;
 mod page;
 mod publish;
+mod schedule;
 mod stream;
 mod topics;
 mod users;
@@ -56,6 +57,7 @@ const REQUEST_BYTES: usize = 16 << 20;
         (name = "topics", description = "Where messages are"),
         (name = "groups", description = "Who gets them"),
         (name = "dead letters", description = "Messages that a group has given up"),
+        (name = "schedule", description = "Messages that come later"),
         (name = "messages", description = "Looking at messages, without effect on anyone"),
         (name = "users", description = "Who may do what"),
         (name = "node", description = "How the node is"),
@@ -81,8 +83,13 @@ fn described() -> OpenApiRouter<Calls> {
         .routes(routes!(topics::list))
         .routes(routes!(topics::put, topics::get, topics::delete))
         .routes(routes!(topics::purge))
-        .routes(routes!(messages::get))
+        .routes(routes!(messages::get, schedule::reschedule, schedule::cancel))
         .routes(routes!(messages::history))
+        .routes(routes!(schedule::list, schedule::purge))
+        .routes(routes!(schedule::hours))
+        .routes(routes!(schedule::by_name, schedule::move_by_name, schedule::cancel_by_name))
+        .routes(routes!(schedule::move_many))
+        .routes(routes!(schedule::cancel_many))
         .routes(routes!(groups::list))
         .routes(routes!(groups::put, groups::get, groups::delete))
         .routes(routes!(groups::seek))

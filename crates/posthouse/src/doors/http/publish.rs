@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
-use posthouse_client::proto::{OutgoingMessage, PublishRequest};
+use posthouse_client::proto::{NameTaken, OutgoingMessage, PublishRequest};
 
 use super::answer::{Answer, Refused, answer};
 use super::ask::{At, Of, Who, parse, whole};
@@ -25,7 +25,8 @@ const HEADER_PREFIX: &str = "posthouse-header-";
 /// `application/x-ndjson`: a message a line, each with an answer line of its own, in
 /// order. With any other content type the body is the message, and its attributes are
 /// headers: `posthouse-key`, `posthouse-tags` (with commas between), `posthouse-ttl`,
-/// `posthouse-dedupe-id`, and `posthouse-header-NAME` for a header NAME.
+/// `posthouse-dedupe-id`, `posthouse-delay` or `posthouse-deliver-at`, `posthouse-name`,
+/// `posthouse-name-taken`, and `posthouse-header-NAME` for a header NAME.
 #[utoipa::path(post, path = "/v1/topics/{topic}/messages", tag = "publish",
     params(("topic" = String, Path)),
     request_body(content(
@@ -95,6 +96,28 @@ fn attributes(headers: &HeaderMap) -> Result<OutgoingMessage, Problem> {
                 text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned),
             ),
             "dedupe-id" => message.dedupe_id = Some(text.to_owned()),
+            "name" => message.name = Some(text.to_owned()),
+            "name-taken" => {
+                let taken = match text {
+                    "replace" => NameTaken::Replace,
+                    "keep" => NameTaken::Keep,
+                    "refuse" => NameTaken::Refuse,
+                    _ => {
+                        let limit = "it must be replace, keep or refuse";
+                        return Err(Problem::invalid(name, text, limit));
+                    }
+                };
+                message.name_taken = taken as i32;
+            }
+            "delay" => {
+                let delay = units::duration_ms(text);
+                message.delay_ms = Some(delay.map_err(|what| Problem::invalid(name, text, what))?);
+            }
+            "deliver-at" => {
+                let at = units::time_ms(text);
+                message.deliver_at_ms =
+                    Some(at.map_err(|what| Problem::invalid(name, text, what))?);
+            }
             "ttl" => {
                 let ttl = units::duration_ms(text);
                 message.ttl_ms = Some(ttl.map_err(|what| Problem::invalid(name, text, what))?);
@@ -102,8 +125,8 @@ fn attributes(headers: &HeaderMap) -> Result<OutgoingMessage, Problem> {
             _ => {
                 let detail = format!("there is no attribute {name}");
                 return Err(Problem::new(Kind::Invalid, "no_such_attribute", detail).with_hint(
-                    "posthouse-key, -tags, -ttl, -dedupe-id, or posthouse-header-NAME for a \
-                     header of the message",
+                    "posthouse-key, -tags, -ttl, -dedupe-id, -delay, -deliver-at, -name, \
+                     -name-taken, or posthouse-header-NAME for a header of the message",
                 ));
             }
         }

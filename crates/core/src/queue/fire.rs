@@ -1,0 +1,155 @@
+//! Scheduled messages whose time has come.
+
+use posthouse_frame::{BodyBuf, FrameBuf, FrameNo};
+
+use super::{Due, Shard};
+use crate::chunk::Chunks;
+use crate::record::{CancelReason, Entries, FiredItem, List, Pending, Record};
+use crate::schedule::{Body, Extra, Item, Next, Way};
+use crate::words::{MAX_POSITION, Now, PartitionId};
+
+/// What one call has fired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fired {
+    /// How many messages.
+    pub count: u64,
+    /// How many of them were so late: up to 1 ms, 2 ms, 4 ms and so on; the last counts
+    /// all that were later.
+    pub lateness: [u64; Fired::BUCKETS],
+    /// How late all of them were together, in milliseconds.
+    pub late_ms: u64,
+    /// Messages that will not come, because they were purged or their topic is gone.
+    pub dropped: u64,
+}
+
+impl Fired {
+    /// How many buckets lateness is counted in.
+    pub const BUCKETS: usize = 24;
+
+    fn count(&mut self, late_ms: u64) {
+        let bucket = (64 - late_ms.saturating_sub(1).leading_zeros()) as usize;
+        self.lateness[bucket.min(Self::BUCKETS - 1)] += 1;
+        self.late_ms += late_ms;
+        self.count += 1;
+    }
+}
+
+/// A message costs so many bytes besides its body, nearly.
+const EACH_BYTES: usize = 32;
+
+/// The most messages that one call fires.
+const MOST: usize = 16_384;
+
+impl Shard {
+    /// Fires what is due, up to `budget` bytes; of what is late half of it.
+    pub(super) fn fire(
+        &mut self,
+        chunks: &impl Chunks,
+        now: Now,
+        budget: usize,
+        out: &mut FrameBuf,
+        due: &mut Due,
+    ) {
+        self.schedule.prepare(chunks, now.wall, &mut due.ahead);
+        if budget == 0 {
+            due.more |= self.schedule.deadline().is_some_and(|at| at <= now.wall);
+            return;
+        }
+        let mut items: Vec<Item> = Vec::new();
+        let mut gone: Vec<(CancelReason, Pending)> = Vec::new();
+        for (way, part) in [(Way::OnTime, 1), (Way::Late, 2)] {
+            let mut left = budget / part;
+            loop {
+                if left == 0 || items.len() + gone.len() >= MOST {
+                    due.more = true;
+                    break;
+                }
+                match self.schedule.next(way, chunks, now.wall, &mut due.ahead) {
+                    Next::Item(item) => {
+                        left = left.saturating_sub(item.body_len() as usize + EACH_BYTES);
+                        match self.is_gone(&item) {
+                            Some(why) => gone.push((why, of(&item))),
+                            None => {
+                                due.fired.count(now.wall.since(item.due));
+                                items.push(item);
+                            }
+                        }
+                    }
+                    Next::Nothing => break,
+                    Next::Wait(miss) => {
+                        due.misses.push(miss);
+                        break;
+                    }
+                }
+            }
+        }
+        // What is late goes first.
+        items.sort_by_key(|item| (item.partition, item.key()));
+        for of_one in items.chunk_by(|a, b| a.partition == b.partition) {
+            self.fire_into(of_one[0].partition, of_one, now, out);
+        }
+        for reason in [CancelReason::Purged, CancelReason::Dropped] {
+            let items: Vec<Pending> =
+                gone.iter().filter(|(why, _)| *why == reason).map(|(_, of)| *of).collect();
+            if !items.is_empty() {
+                due.fired.dropped += items.len() as u64;
+                Record::Cancel { why: reason, items: List::Slice(&items) }.write(out);
+            }
+        }
+    }
+
+    /// Why a message that is due will not come.
+    fn is_gone(&self, item: &Item) -> Option<CancelReason> {
+        match self.partition(item.partition) {
+            Some(row) if row.dropped || row.next + (MOST as u64) > MAX_POSITION => {
+                Some(CancelReason::Dropped)
+            }
+            Some(row) if !row.awaits(item.seq) => Some(CancelReason::Purged),
+            Some(_) => None,
+            None => Some(CancelReason::Dropped),
+        }
+    }
+
+    fn fire_into(&self, partition: PartitionId, items: &[Item], now: Now, out: &mut FrameBuf) {
+        let Some(row) = self.partition(partition) else { return };
+        let here = items.iter().map(|item| match &item.body {
+            Body::Sealed(bytes) => bytes.len(),
+            _ => 0,
+        });
+        let mut bodies = BodyBuf::with_capacity(here.sum());
+        let mut placed = Vec::with_capacity(items.len());
+        let mut entries = Vec::with_capacity(items.len());
+        for item in items {
+            let (frame, at) = match &item.body {
+                Body::Sealed(bytes) => {
+                    let at = bodies.len() as u32;
+                    bodies.append_sealed(bytes);
+                    (FrameNo::ZERO, at)
+                }
+                Body::Log(body) => (body.frame, body.at),
+                Body::Block { .. } | Body::Elsewhere => {
+                    unreachable!("what is fired has its body at hand")
+                }
+            };
+            placed.push(FiredItem { seq: item.seq, frame, at });
+            entries.push(Extra::entry(item.extra.as_deref(), item.body_len(), now.wall));
+        }
+        let start = if bodies.is_empty() { 0 } else { out.bodies(bodies) };
+        for item in placed.iter_mut().filter(|item| item.frame == FrameNo::ZERO) {
+            item.frame = out.no();
+            item.at += start;
+        }
+        Record::Fire {
+            partition,
+            first: row.next,
+            at: now.wall,
+            items: List::Slice(&placed),
+            entries: Entries::Slice(&entries),
+        }
+        .write(out);
+    }
+}
+
+fn of(item: &Item) -> Pending {
+    Pending { partition: item.partition, seq: item.seq }
+}
