@@ -196,6 +196,27 @@ impl Problem {
         Problem::new(Kind::NotFound, "message_not_found", detail)
     }
 
+    /// Another message has come under this `dedupe_id`, and went to `position`. In a
+    /// publish of several, all or nothing, it is the one `at` this place, from 0.
+    pub fn dedupe_conflict(position: u64, at: Option<usize>) -> Problem {
+        let (detail, field, done) = match at {
+            None => (
+                "another message has come under this dedupe_id".to_owned(),
+                "dedupe_id".to_owned(),
+                "this message was not published",
+            ),
+            Some(at) => (
+                format!("another message has come under the dedupe_id of message {at}"),
+                format!("messages[{at}].dedupe_id"),
+                "nothing was published",
+            ),
+        };
+        let value = format!("that of the message at position {position}");
+        Problem::new(Kind::Conflict, "dedupe_conflict", detail)
+            .with_field(field, value, "the id of one message only")
+            .with_hint(format!("use another dedupe_id for another message; {done}"))
+    }
+
     /// A limit on what is under way is reached.
     pub fn busy(what: impl Into<String>) -> Problem {
         Problem::new(Kind::Exhausted, "too_many_requests", what).with_retry(100)
@@ -291,12 +312,7 @@ impl From<Refusal> for Problem {
             Refusal::NoPartition(_) => Problem::new(Kind::NotFound, "topic_not_found", detail),
             Refusal::NotAttached(_) => Problem::new(Kind::NotFound, "not_subscribed", detail)
                 .with_hint("the group has no subscription for this topic"),
-            Refusal::Conflict { position, .. } => {
-                let value = format!("that of the message at position {position}");
-                Problem::new(Kind::Conflict, "dedupe_conflict", detail)
-                    .with_field("dedupe_id", value, "the id of one message only")
-                    .with_hint("use another dedupe_id for another message; nothing was published")
-            }
+            Refusal::Conflict { position, .. } => Problem::dedupe_conflict(position, None),
             Refusal::PartitionFull(_) => Problem::new(Kind::Exhausted, "partition_full", detail),
             Refusal::Gone => Problem::new(Kind::Conflict, "gone", detail),
         }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use posthouse_client::proto;
+use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -86,21 +87,41 @@ pub struct Published {
     pub messages: Vec<PublishedMessage>,
 }
 
-/// Where a message went.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+/// Where a message went; or, where messages are published apart, only the `problem` that
+/// kept it out.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, ToSchema)]
 pub struct PublishedMessage {
     /// Its id.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub id: String,
     /// The partition, counted from 0.
+    #[serde(default)]
     pub partition: u32,
     /// Its position there.
+    #[serde(default)]
     pub position: u64,
     /// It had come before under the same `dedupe_id`; this is where it went then.
+    #[serde(default)]
     pub duplicate: bool,
-    /// Why this one was refused, where messages are published apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why this one was refused. It has nothing else then.
+    #[serde(default)]
     pub problem: Option<Problem>,
+}
+
+impl Serialize for PublishedMessage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(problem) = &self.problem {
+            let mut out = serializer.serialize_struct("PublishedMessage", 1)?;
+            out.serialize_field("problem", problem)?;
+            return out.end();
+        }
+        let mut out = serializer.serialize_struct("PublishedMessage", 4)?;
+        out.serialize_field("id", &self.id)?;
+        out.serialize_field("partition", &self.partition)?;
+        out.serialize_field("position", &self.position)?;
+        out.serialize_field("duplicate", &self.duplicate)?;
+        out.end()
+    }
 }
 
 /// What a consumer asks for.
