@@ -11,7 +11,7 @@ use posthouse_core::catalog::{ConfigError, machine};
 use posthouse_core::ident::IdError;
 use posthouse_core::message::OutOfBounds;
 use posthouse_core::name::NameError;
-use posthouse_core::queue::command::Refusal;
+use posthouse_core::queue::command::{Before, Refusal};
 
 /// The sort of problem: who has to do what about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -204,6 +204,30 @@ impl Problem {
             .with_hint("it may have come, or been called back")
     }
 
+    /// Another message, `before`, has come under this `dedupe_id`. In a
+    /// publish of several, all or nothing, it is the one `at` this place, from 0.
+    pub fn dedupe_conflict(before: Before, at: Option<usize>) -> Problem {
+        let (detail, field, done) = match at {
+            None => (
+                "another message has come under this dedupe_id".to_owned(),
+                "dedupe_id".to_owned(),
+                "this message was not published",
+            ),
+            Some(at) => (
+                format!("another message has come under the dedupe_id of message {at}"),
+                format!("messages[{at}].dedupe_id"),
+                "nothing was published",
+            ),
+        };
+        let value = match before.is_later {
+            false => format!("that of the message at position {}", before.position),
+            true => "that of a message that is scheduled".into(),
+        };
+        Problem::new(Kind::Conflict, "dedupe_conflict", detail)
+            .with_field(field, value, "the id of one message only")
+            .with_hint(format!("use another dedupe_id for another message; {done}"))
+    }
+
     /// A limit on what is under way is reached.
     pub fn busy(what: impl Into<String>) -> Problem {
         Problem::new(Kind::Exhausted, "too_many_requests", what).with_retry(100)
@@ -299,15 +323,7 @@ impl From<Refusal> for Problem {
             Refusal::NoPartition(_) => Problem::new(Kind::NotFound, "topic_not_found", detail),
             Refusal::NotAttached(_) => Problem::new(Kind::NotFound, "not_subscribed", detail)
                 .with_hint("the group has no subscription for this topic"),
-            Refusal::Conflict { before, .. } => {
-                let value = match before.is_later {
-                    false => format!("that of the message at position {}", before.position),
-                    true => "that of a message that is scheduled".into(),
-                };
-                Problem::new(Kind::Conflict, "dedupe_conflict", detail)
-                    .with_field("dedupe_id", value, "the id of one message only")
-                    .with_hint("use another dedupe_id for another message; nothing was published")
-            }
+            Refusal::Conflict { before, .. } => Problem::dedupe_conflict(before, None),
             Refusal::NameTaken { .. } => Problem::new(Kind::Conflict, "name_taken", detail)
                 .with_hint(
                     "publish with another name, or let the message replace the one that has it",

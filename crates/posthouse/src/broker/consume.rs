@@ -92,14 +92,14 @@ impl Received {
         message::decode(&self.content).map_err(Problem::unreadable)
     }
 
-    /// Its topic, partition and position as users know them: of a message that was
-    /// redriven, where it was published.
-    pub fn place<'a>(&'a self, parts: &'a Parts<'a>) -> (&'a str, u32, Position) {
+    /// Its topic, partition, position and time as users know them: of a message that was
+    /// redriven, where and when it was published.
+    pub fn place<'a>(&'a self, parts: &'a Parts<'a>) -> (&'a str, u32, Position, UnixMs) {
         match &parts.origin {
             Some(origin) if matches!(self.topic.role, Role::Retry(_)) => {
-                (origin.topic, origin.partition, origin.position)
+                (origin.topic, origin.partition, origin.position, origin.published_at)
             }
-            _ => (&self.topic.name, self.partition, self.position),
+            _ => (&self.topic.name, self.partition, self.position, self.published_at),
         }
     }
 
@@ -162,7 +162,10 @@ impl Broker {
             ));
         };
         name::check(name)?;
-        if self.topic(topic).is_err() {
+        // Who makes a group must be allowed to see what it gets, here as with PUT.
+        if self.topic(topic).is_ok() {
+            self.topic_for(caller, topic)?;
+        } else {
             caller.check(Action::Publish, On::Topic(topic))?;
             self.directory.put_topic(topic, Default::default(), true).await?;
         }

@@ -176,7 +176,8 @@ impl Broker {
     ) -> Vec<Arc<Topic>> {
         let catalog = self.catalog();
         let behind = after.and_then(|name| catalog.topic_named(name)).map(|topic| topic.id);
-        let page = limit.min(bounds::PAGE);
+        // One more than a page has says whether there is another.
+        let page = limit.min(bounds::PAGE + 1);
         catalog
             .topics()
             .filter(|topic| behind.is_none_or(|id| topic.id > id) && topic.is_active())
@@ -246,7 +247,8 @@ impl Broker {
     ) -> Vec<Arc<Group>> {
         let catalog = self.catalog();
         let behind = after.and_then(|name| catalog.group_named(name)).map(|group| group.id);
-        let page = limit.min(bounds::PAGE);
+        // One more than a page has says whether there is another.
+        let page = limit.min(bounds::PAGE + 1);
         catalog
             .groups()
             .filter(|group| behind.is_none_or(|id| group.id > id) && group.is_active())
@@ -341,6 +343,9 @@ impl Broker {
     ) -> Result<u64, Problem> {
         caller.check(Action::Manage, On::Topic(topic))?;
         let topic = self.topic(topic)?;
+        if let Some((index, _)) = before {
+            self.partition(&topic, index)?;
+        }
         let mut count = 0;
         for (index, partition) in (0u32..).zip(&topic.partitions) {
             let before = match before {

@@ -402,6 +402,11 @@ impl Submitted {
             let reply = answer.await.map_err(|_| Problem::stopping())??;
             let Reply::Published(of_shard) = reply else {
                 return Err(match reply {
+                    Reply::Refused(Refusal::Conflict { batch, index, before }) => {
+                        let at = outbox.place_of(shard, batch, index);
+                        let is_alone = outbox.order.len() == 1;
+                        Problem::dedupe_conflict(before, at.filter(|_| !is_alone))
+                    }
                     Reply::Refused(refusal) => refusal.into(),
                     other => Problem::internal(format!("a publish was answered by {other:?}")),
                 });
@@ -464,6 +469,14 @@ impl Outbox {
         debug_assert!(self.apart, "what is all or nothing is refused as a whole");
         self.order.push((REFUSED, self.refused.len() as u32));
         self.refused.push(problem);
+    }
+
+    /// Which message it is, in the order they were added, that went to `shard` in this
+    /// batch at this place.
+    fn place_of(&self, shard: ShardId, batch: u32, index: u32) -> Option<usize> {
+        let mut of_shard = (0u32..).zip(&self.batches).filter(|(_, of)| of.shard == shard);
+        let (number, _) = of_shard.nth(batch as usize)?;
+        self.order.iter().position(|place| *place == (number, index))
     }
 
     /// Bytes of bodies, with all that comes with them.

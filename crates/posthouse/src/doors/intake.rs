@@ -142,9 +142,11 @@ struct Bounded {
 
 /// Why a body was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum CutOff {
+pub enum CutOff {
+    /// It waited too long for room.
     #[error("too much is being sent to this server at once; come back in a moment")]
     NoRoom,
+    /// It waited too long for its next bytes.
     #[error("nothing came for {} s in the middle of a message", SILENCE.as_secs())]
     Silent,
 }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use posthouse_client::proto;
+use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -122,28 +123,58 @@ pub struct Published {
     pub messages: Vec<PublishedMessage>,
 }
 
-/// Where a message went.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+/// Where a message went; or, where messages are published apart, only the `problem` that
+/// kept it out.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, ToSchema)]
 pub struct PublishedMessage {
     /// Its id.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub id: String,
     /// The partition, counted from 0.
+    #[serde(default)]
     pub partition: u32,
     /// Its position there. Absent if it comes later.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub position: Option<u64>,
     /// When it comes, if that is later.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub deliver_at: Option<Time>,
     /// It had come before under the same `dedupe_id`; this is where it went then.
+    #[serde(default)]
     pub duplicate: bool,
     /// It was not taken in, because the message with this id has its name, and stays.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub kept: bool,
-    /// Why this one was refused, where messages are published apart.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why this one was refused. It has nothing else then.
+    #[serde(default)]
     pub problem: Option<Problem>,
+}
+
+impl Serialize for PublishedMessage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(problem) = &self.problem {
+            let mut out = serializer.serialize_struct("PublishedMessage", 1)?;
+            out.serialize_field("problem", problem)?;
+            return out.end();
+        }
+        let mut out = serializer.serialize_struct("PublishedMessage", 6)?;
+        out.serialize_field("id", &self.id)?;
+        out.serialize_field("partition", &self.partition)?;
+        match &self.position {
+            Some(position) => out.serialize_field("position", position)?,
+            None => out.skip_field("position")?,
+        }
+        match &self.deliver_at {
+            Some(at) => out.serialize_field("deliver_at", at)?,
+            None => out.skip_field("deliver_at")?,
+        }
+        out.serialize_field("duplicate", &self.duplicate)?;
+        match self.kept {
+            true => out.serialize_field("kept", &true)?,
+            false => out.skip_field("kept")?,
+        }
+        out.end()
+    }
 }
 
 /// What a consumer asks for.

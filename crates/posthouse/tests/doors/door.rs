@@ -37,7 +37,7 @@ pub trait Door {
 /// A node on a directory of its own.
 pub struct Node {
     pub address: SocketAddr,
-    broker: Arc<Broker>,
+    pub broker: Arc<Broker>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -45,10 +45,15 @@ pub struct Node {
 
 impl Node {
     pub async fn start() -> Node {
+        Node::start_with(|_| ()).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut BrokerOptions)) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let mut options = BrokerOptions::new(dir.path().to_owned());
         options.disk_reserve = Some(0);
         options.shards = Some(1);
+        change(&mut options);
         let (broker, _) = Broker::start(RealFiles::shared(), options).await.unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let port = Port::bind(listen, &ListenOptions::default()).await.unwrap();

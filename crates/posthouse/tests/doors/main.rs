@@ -4,11 +4,12 @@
 //! with `>`, and below it what is expected: `=` and JSON that the answer has to contain, or
 //! `!` and a code with the HTTP and the gRPC status. `$name = path` keeps a value of the
 //! last answer; later lines can use it. Each file is run through each door, on a node of
-//! its own.
+//! its own. What only HTTP has is in `http_alone`.
 
 mod door;
 mod grpc;
 mod http;
+mod http_alone;
 mod script;
 
 use std::path::{Path, PathBuf};

@@ -35,7 +35,7 @@ pub(in crate::doors) fn problem(problem: &Problem) -> proto::Problem {
 
 pub(in crate::doors) fn received(received: &Received) -> Result<proto::ReceivedMessage, Problem> {
     let (parts, body) = received.parts()?;
-    let (topic, partition, position) = received.place(&parts);
+    let (topic, partition, position, published_at) = received.place(&parts);
     Ok(proto::ReceivedMessage {
         id: received.id.to_string(),
         topic: topic.to_owned(),
@@ -43,7 +43,7 @@ pub(in crate::doors) fn received(received: &Received) -> Result<proto::ReceivedM
         position,
         attempt: received.attempt.into(),
         fence: received.fence,
-        published_at_ms: received.published_at.0,
+        published_at_ms: published_at.0,
         receipt: received.receipt.clone(),
         ..content(&parts, body)
     })

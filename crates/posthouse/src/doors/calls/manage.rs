@@ -23,8 +23,14 @@ pub(super) fn page(limit: u32) -> usize {
     if limit == 0 { PAGE } else { (limit as usize).min(bounds::PAGE) }
 }
 
-pub(super) fn after(name: &str) -> Option<&str> {
-    (!name.is_empty()).then_some(name)
+/// The name that a page comes after. One that is not there any more stands nowhere.
+fn after(name: &str, is_known: bool) -> Result<Option<&str>, Problem> {
+    match name {
+        "" => Ok(None),
+        name if is_known => Ok(Some(name)),
+        name => Err(Problem::invalid("after", name, "the last name of the page before")
+            .with_hint("it may have been deleted meanwhile: begin with the first page")),
+    }
 }
 
 fn which(ids: &[String], all: bool) -> Result<Which, Problem> {
@@ -73,12 +79,14 @@ impl Calls {
         request: proto::ListTopicsRequest,
     ) -> Result<proto::ListTopicsResponse, Problem> {
         let limit = page(request.limit);
-        let topics = self.broker.topics(caller, &request.prefix, after(&request.after), limit);
+        let is_known = self.broker.catalog().topic_named(&request.after).is_some();
+        let after = after(&request.after, is_known)?;
+        let topics = self.broker.topics(caller, &request.prefix, after, limit + 1);
         let mut list = Vec::with_capacity(topics.len());
-        for topic in &topics {
+        for topic in topics.iter().take(limit) {
             list.push(self.topic(topic).await?);
         }
-        Ok(proto::ListTopicsResponse { more: list.len() == limit, topics: list })
+        Ok(proto::ListTopicsResponse { more: topics.len() > limit, topics: list })
     }
 
     pub(in crate::doors) async fn delete_topic(
@@ -194,12 +202,14 @@ impl Calls {
         request: proto::ListGroupsRequest,
     ) -> Result<proto::ListGroupsResponse, Problem> {
         let limit = page(request.limit);
-        let groups = self.broker.groups(caller, &request.prefix, after(&request.after), limit);
+        let is_known = self.broker.catalog().group_named(&request.after).is_some();
+        let after = after(&request.after, is_known)?;
+        let groups = self.broker.groups(caller, &request.prefix, after, limit + 1);
         let mut list = Vec::with_capacity(groups.len());
-        for group in &groups {
+        for group in groups.iter().take(limit) {
             list.push(self.group(group).await?);
         }
-        Ok(proto::ListGroupsResponse { more: list.len() == limit, groups: list })
+        Ok(proto::ListGroupsResponse { more: groups.len() > limit, groups: list })
     }
 
     pub(in crate::doors) async fn delete_group(
@@ -263,9 +273,9 @@ impl Calls {
         caller: &Caller,
         request: proto::ListDeadLettersRequest,
     ) -> Result<proto::ListDeadLettersResponse, Problem> {
-        let from = match after(&request.after) {
-            None => Default::default(),
-            Some(after) => after.parse()?,
+        let from = match request.after.as_str() {
+            "" => Default::default(),
+            after => after.parse()?,
         };
         let limit = page(request.limit);
         let letters = self.broker.letters(caller, &request.group, from, limit).await?;

@@ -21,10 +21,19 @@ impl Calls {
         caller: &Caller,
         request: PublishRequest,
     ) -> Result<PublishResponse, Problem> {
-        let permit = self.broker.permit(bytes_of(&request))?;
-        let outbox = self.fill(caller, &request, permit).await?;
-        let sent = self.broker.publish(outbox).await?;
+        let sent = self.send(caller, &request).await?;
         Ok(self.response(&sent))
+    }
+
+    /// Publishes the messages of a request, and waits until they are durable.
+    pub(in crate::doors) async fn send(
+        &self,
+        caller: &Caller,
+        request: &PublishRequest,
+    ) -> Result<Sent, Problem> {
+        let permit = self.broker.permit(bytes_of(request))?;
+        let outbox = self.fill(caller, request, permit).await?;
+        self.broker.publish(outbox).await
     }
 
     /// Puts the messages of a request in an outbox.

@@ -120,7 +120,10 @@ impl Calls {
             from: request.from_ms.map(UnixMs),
             until: request.until_ms.map(UnixMs),
             key: request.key,
-            after: manage::after(&request.after).map(str::parse).transpose()?,
+            after: Some(&*request.after)
+                .filter(|after| !after.is_empty())
+                .map(str::parse)
+                .transpose()?,
             limit: manage::page(request.limit),
         };
         let (found, next) = self.broker.scheduled(caller, &request.topic, &look).await?;

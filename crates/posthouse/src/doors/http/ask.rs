@@ -11,6 +11,7 @@ use super::REQUEST_BYTES;
 use super::answer::Refused;
 use crate::broker::Caller;
 use crate::doors::calls::Calls;
+use crate::doors::intake::CutOff;
 use crate::problem::{Kind, Problem};
 
 /// Who asks.
@@ -50,7 +51,9 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
         let Query(params) = Query::try_from_uri(&parts.uri).map_err(|error| {
             let value = parts.uri.query().unwrap_or_default();
-            Problem::invalid("query", value, error.body_text())
+            let text = error.body_text();
+            let what = text.strip_prefix("Failed to deserialize query string: ");
+            Problem::invalid("query", value, what.unwrap_or(&text))
         })?;
         Ok(Params(params))
     }
@@ -88,21 +91,25 @@ impl<T: DeserializeOwned> FromRequest<Calls> for Of<T> {
 /// # Errors
 /// If it is too large, or does not come.
 pub async fn whole(request: Request) -> Result<Bytes, Problem> {
-    axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await.map_err(|error| {
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = cause {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return Problem::new(
-                    Kind::TooLarge,
-                    "request_too_large",
-                    format!("a request has at most {REQUEST_BYTES} bytes"),
-                )
+    axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await.map_err(|error| cut_off(&error))
+}
+
+/// Why the body of a request was not read to its end.
+pub fn cut_off(error: &axum::Error) -> Problem {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            let detail = format!("a request has at most {REQUEST_BYTES} bytes");
+            return Problem::new(Kind::TooLarge, "request_too_large", detail)
                 .with_hint("publish in several requests, or as application/x-ndjson");
-            }
-            cause = error.source();
         }
-        Problem::new(Kind::Unavailable, "cut_off", format!("the request was not read: {error}"))
-    })
+        if error.downcast_ref() == Some(&CutOff::NoRoom) {
+            return Problem::busy("too much is being sent to this node at once")
+                .with_hint("send less at once, or come back in a moment");
+        }
+        cause = error.source();
+    }
+    Problem::new(Kind::Unavailable, "cut_off", format!("the request was cut off: {error}"))
 }
 
 /// JSON as `T`.
@@ -110,9 +117,16 @@ pub async fn whole(request: Request) -> Result<Bytes, Problem> {
 /// # Errors
 /// What does not fit, and where.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        Problem::new(Kind::Invalid, "invalid_json", format!("the body does not fit: {error}"))
+    let body = match body.trim_ascii() {
+        b"" => b"{}",
+        body => body,
+    };
+    let wrong = |detail: String| {
+        Problem::new(Kind::Invalid, "invalid_json", detail)
             .with_hint("GET /openapi.json has the fields of every request")
-    })
+    };
+    if body[0] != b'{' {
+        return Err(wrong("the body is no JSON object: it does not begin with {".into()));
+    }
+    serde_json::from_slice(body).map_err(|error| wrong(format!("the body does not fit: {error}")))
 }

@@ -1,10 +1,10 @@
 //! Publishing line by line: a message a line in, its answer a line out, in order.
 //!
 //! Lines are published in batches as they come, several of them under way at once. What
-//! is refused is answered by its problem and keeps nothing else out. The answers are to be
-//! read while the lines are sent: with too many of them unread the request is not read on.
-
-use std::collections::VecDeque;
+//! is refused is answered by its problem and keeps nothing else out. One task reads and
+//! hands over, another answers, so an answer leaves as soon as its batch is durable. The
+//! answers are to be read while the lines are sent: with too many of them unread the
+//! request is not read on.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -14,10 +14,12 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream::StreamExt as _;
 use posthouse_client::proto::{OutgoingMessage, PublishRequest};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::REQUEST_BYTES;
-use super::answer::{Refused, problem};
-use super::ask::parse;
+use super::answer::Refused;
+use super::ask::{cut_off, parse};
+use super::publish::{entry, refusal};
 use crate::broker::Caller;
 use crate::broker::publish::{Sent, Submitted};
 use crate::doors::calls::Calls;
@@ -46,26 +48,30 @@ pub async fn publish(
 ) -> Result<Response, Refused> {
     calls.broker.topic_to_publish(&caller, &topic).await?;
     let (answers, rx) = mpsc::channel(UNREAD);
-    let bulk = Bulk { calls, caller, topic, under_way: VecDeque::new(), answers };
-    tokio::spawn(bulk.run(request.into_body()));
+    let (batches, handed_over) = mpsc::channel(UNDER_WAY);
+    tokio::spawn(answer(calls.clone(), handed_over, answers));
+    tokio::spawn(Bulk { calls, caller, topic, batches }.run(request.into_body()));
     let answers = tokio_stream::wrappers::ReceiverStream::new(rx);
     let body = Body::from_stream(answers.map(Ok::<_, std::convert::Infallible>));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
+/// The reading half.
 struct Bulk {
     calls: Calls,
     caller: Caller,
     topic: String,
-    under_way: VecDeque<Batch>,
-    answers: mpsc::Sender<Bytes>,
+    batches: mpsc::Sender<Batch>,
 }
 
 /// Lines whose answers have not left.
 struct Batch {
     /// Why a line was refused; `None` if it was submitted.
     refused: Vec<Option<Problem>>,
-    submitted: Result<Submitted, Problem>,
+    /// What became of the others. It is waited for by a task of its own: what a publish
+    /// holds has to be given back when it is durable, whether or not its answers are
+    /// read.
+    sent: JoinHandle<Result<Sent, Problem>>,
 }
 
 /// Lines that have been read and not been submitted.
@@ -129,7 +135,7 @@ impl Unread {
 struct Gone;
 
 impl Bulk {
-    async fn run(mut self, body: Body) {
+    async fn run(self, body: Body) {
         let mut data = body.into_data_stream();
         let mut unread = Unread::default();
         let mut lines = Lines::default();
@@ -137,10 +143,7 @@ impl Bulk {
         while end.is_none() {
             match data.next().await {
                 Some(Ok(piece)) => unread.buffer.extend_from_slice(&piece),
-                Some(Err(error)) => {
-                    let detail = format!("the request was cut off: {error}");
-                    end = Some(Some(Problem::new(Kind::Unavailable, "cut_off", detail)));
-                }
+                Some(Err(error)) => end = Some(Some(cut_off(&error))),
                 None => end = Some(None),
             }
             while let Some(line) = unread.next_line(end == Some(None)) {
@@ -157,32 +160,24 @@ impl Bulk {
                 let detail = format!("a line has at most {REQUEST_BYTES} bytes");
                 end = Some(Some(Problem::new(Kind::TooLarge, "line_too_large", detail)));
             }
+            if let Some(Some(problem)) = &end {
+                lines.add(Err(problem.clone()));
+            }
             // What has come so far need not wait for what has not.
             if self.hand_over(&mut lines).await.is_err() {
                 return;
             }
         }
-        while !self.under_way.is_empty() {
-            if self.answer_first().await.is_err() {
-                return;
-            }
-        }
-        if let Some(Some(problem)) = end {
-            let _ = self.answers.send(to_line(&problem_of(&problem))).await;
-        }
     }
 
-    async fn hand_over(&mut self, lines: &mut Lines) -> Result<(), Gone> {
+    async fn hand_over(&self, lines: &mut Lines) -> Result<(), Gone> {
         if lines.refused.is_empty() {
             return Ok(());
         }
         let Lines { refused, messages, .. } = std::mem::take(lines);
         let submitted = self.submit(messages).await;
-        self.under_way.push_back(Batch { refused, submitted });
-        while self.under_way.len() >= UNDER_WAY {
-            self.answer_first().await?;
-        }
-        Ok(())
+        let sent = tokio::spawn(async move { submitted?.wait().await });
+        self.batches.send(Batch { refused, sent }).await.map_err(|_| Gone)
     }
 
     async fn submit(&self, messages: Vec<OutgoingMessage>) -> Result<Submitted, Problem> {
@@ -191,43 +186,35 @@ impl Bulk {
         let outbox = self.calls.fill(&self.caller, &request, permit).await?;
         self.calls.broker.submit(outbox)
     }
+}
 
-    async fn answer_first(&mut self) -> Result<(), Gone> {
-        let Some(batch) = self.under_way.pop_front() else { return Ok(()) };
-        let sent: Result<Sent, Problem> = match batch.submitted {
-            Ok(submitted) => submitted.wait().await,
+/// The answering half: a line for every line, in order, until nobody reads them.
+async fn answer(calls: Calls, mut batches: mpsc::Receiver<Batch>, answers: mpsc::Sender<Bytes>) {
+    while let Some(Batch { refused, sent }) = batches.recv().await {
+        let sent = sent.await.unwrap_or_else(|error| Err(Problem::internal(error.to_string())));
+        let mut placed = match &sent {
+            Ok(sent) => Ok(calls.broker.placed(sent)),
             Err(problem) => Err(problem),
         };
-        let mut published = match &sent {
-            Ok(sent) => Ok(self.calls.response(sent).messages.into_iter()),
-            Err(problem) => Err(problem_of(problem)),
-        };
         let mut out = BytesMut::new();
-        for refused in &batch.refused {
-            let line = match (refused, &mut published) {
-                (Some(problem), _) => to_line(&problem_of(problem)),
-                (None, Ok(messages)) => match messages.next() {
-                    Some(message) => to_line(&json::PublishedMessage::from(message)),
-                    None => to_line(&problem_of(&Problem::internal("a line has no answer"))),
+        for refused in &refused {
+            let entry = match (refused, &mut placed) {
+                (Some(problem), _) => refusal(problem),
+                (None, Ok(placed)) => match placed.next() {
+                    Some(placed) => entry(placed),
+                    None => refusal(&Problem::internal("a line has no answer")),
                 },
-                (None, Err(problem)) => to_line(problem),
+                (None, Err(problem)) => refusal(problem),
             };
-            out.extend_from_slice(&line);
+            out.extend_from_slice(&to_line(&entry));
         }
-        self.answers.send(out.freeze()).await.map_err(|_| Gone)
+        if answers.send(out.freeze()).await.is_err() {
+            return;
+        }
     }
 }
 
-#[derive(serde::Serialize)]
-struct ProblemLine {
-    problem: json::Problem,
-}
-
-fn problem_of(of: &Problem) -> ProblemLine {
-    ProblemLine { problem: problem(of) }
-}
-
-fn to_line(answer: &impl serde::Serialize) -> Bytes {
+fn to_line(answer: &json::PublishedMessage) -> Bytes {
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');
     line.into()

@@ -10,11 +10,12 @@ use utoipa::IntoParams;
 use super::answer::{Answer, Refused, answer};
 use super::ask::{At, Of, PageOf, Params, Who};
 use crate::doors::calls::Calls;
-use crate::json::{Group, GroupConfig, Groups, Problem, Seek, SoughtList};
+use crate::json::{self, Group, GroupConfig, Groups, Seek, SoughtList};
+use crate::problem::Problem;
 
 /// Groups, in the order they were made
 #[utoipa::path(get, path = "/v1/groups", tag = "groups", params(PageOf), responses(
-    (status = 200, body = Groups), (status = "default", body = Problem)))]
+    (status = 200, body = Groups), (status = "default", body = json::Problem)))]
 pub async fn list(
     State(calls): State<Calls>,
     Who(caller): Who,
@@ -33,7 +34,7 @@ pub async fn list(
     request_body = GroupConfig, responses(
     (status = 201, body = Group, description = "It was made"),
     (status = 200, body = Group, description = "It was there"),
-    (status = "default", body = Problem)))]
+    (status = "default", body = json::Problem)))]
 pub async fn put(
     State(calls): State<Calls>,
     Who(caller): Who,
@@ -49,7 +50,7 @@ pub async fn put(
 /// A group: its configuration, how far it is, and who consumes
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups",
     params(("group" = String, Path)), responses(
-    (status = 200, body = Group), (status = "default", body = Problem)))]
+    (status = 200, body = Group), (status = "default", body = json::Problem)))]
 pub async fn get(
     State(calls): State<Calls>,
     Who(caller): Who,
@@ -73,7 +74,7 @@ pub struct Force {
 /// One that has dead letters stays, unless `force` is set.
 #[utoipa::path(delete, path = "/v1/groups/{group}", tag = "groups",
     params(("group" = String, Path), Force), responses(
-    (status = 204), (status = "default", body = Problem)))]
+    (status = 204), (status = "default", body = json::Problem)))]
 pub async fn delete(
     State(calls): State<Calls>,
     Who(caller): Who,
@@ -90,20 +91,24 @@ pub async fn delete(
 /// it has in flight is forgotten.
 #[utoipa::path(post, path = "/v1/groups/{group}/seek", tag = "groups",
     params(("group" = String, Path)), request_body = Seek, responses(
-    (status = 200, body = SoughtList), (status = "default", body = Problem)))]
+    (status = 200, body = SoughtList), (status = "default", body = json::Problem)))]
 pub async fn seek(
     State(calls): State<Calls>,
     Who(caller): Who,
     At(group): At<String>,
     Of(seek): Of<Seek>,
 ) -> Answer<SoughtList> {
+    if seek.to.is_some() && (seek.position.is_some() || seek.partition.is_some()) {
+        let limit = "give to, or a position with its partition";
+        return Err(Refused(Problem::invalid("to", "given with a place", limit)));
+    }
     answer(calls.seek(&caller, seek.into_proto(group)).await)
 }
 
 /// Pause a group: nothing is given out, what is in flight can be acknowledged
 #[utoipa::path(post, path = "/v1/groups/{group}/pause", tag = "groups",
     params(("group" = String, Path)), responses(
-    (status = 200, body = Group), (status = "default", body = Problem)))]
+    (status = 200, body = Group), (status = "default", body = json::Problem)))]
 pub async fn pause(
     State(calls): State<Calls>,
     Who(caller): Who,
@@ -115,7 +120,7 @@ pub async fn pause(
 /// Let a paused group go on
 #[utoipa::path(post, path = "/v1/groups/{group}/resume", tag = "groups",
     params(("group" = String, Path)), responses(
-    (status = 200, body = Group), (status = "default", body = Problem)))]
+    (status = 200, body = Group), (status = "default", body = json::Problem)))]
 pub async fn resume(
     State(calls): State<Calls>,
     Who(caller): Who,

@@ -6,10 +6,11 @@ use posthouse_client::proto;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, answer};
+use super::answer::{Answer, Refused, answer};
 use super::ask::{At, Of, Params, Who};
 use crate::doors::calls::Calls;
 use crate::json::{Letters, LettersDone, Problem, Purged, Select};
+use crate::problem;
 
 /// A page of dead letters.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -63,8 +64,12 @@ pub async fn purge(
     State(calls): State<Calls>,
     Who(caller): Who,
     At(group): At<String>,
-    Of(Select { ids, all, rate: _ }): Of<Select>,
+    Of(Select { ids, all, rate }): Of<Select>,
 ) -> Answer<Purged> {
+    if let Some(rate) = rate {
+        let limit = "a purge has no rate: leave it out";
+        return Err(Refused(problem::Problem::invalid("rate", rate, limit)));
+    }
     let request = proto::PurgeDeadLettersRequest { group, ids, all };
     let done = calls.purge_dead_letters(&caller, request).await?;
     Ok(Json(Purged { purged: done.purged }))

@@ -6,9 +6,10 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use posthouse_client::proto::{NameTaken, OutgoingMessage, PublishRequest};
 
-use super::answer::{Answer, Refused, answer};
+use super::answer::{Answer, Refused, problem};
 use super::ask::{At, Of, Who, parse, whole};
 use super::bulk;
+use crate::broker::publish::{Placed, Sent};
 use crate::doors::calls::Calls;
 use crate::json;
 use crate::problem::{Kind, Problem};
@@ -28,12 +29,22 @@ const HEADER_PREFIX: &str = "posthouse-header-";
 /// `posthouse-dedupe-id`, `posthouse-delay` or `posthouse-deliver-at`, `posthouse-name`,
 /// `posthouse-name-taken`, and `posthouse-header-NAME` for a header NAME.
 #[utoipa::path(post, path = "/v1/topics/{topic}/messages", tag = "publish",
-    params(("topic" = String, Path)),
+    params(
+        ("topic" = String, Path),
+        ("posthouse-key" = Option<String>, Header, description = "The key of a body as it is"),
+        ("posthouse-tags" = Option<String>, Header, description = "Its tags, with commas between"),
+        ("posthouse-ttl" = Option<String>, Header, description = "How long it is of use"),
+        ("posthouse-dedupe-id" = Option<String>, Header, description = "An id of yours for it"),
+        ("posthouse-header-NAME" = Option<String>, Header, description = "Its header NAME")),
     request_body(content(
         (json::Publish = "application/json"),
         (json::Outgoing = "application/x-ndjson"),
         (Vec<u8> = "application/octet-stream"))),
-    responses((status = 200, body = json::Published), (status = "default", body = json::Problem)))]
+    responses(
+        (status = 200, description = "Where they went", content(
+            (json::Published = "application/json"),
+            (json::PublishedMessage = "application/x-ndjson"))),
+        (status = "default", body = json::Problem)))]
 pub async fn to_topic(
     State(calls): State<Calls>,
     Who(caller): Who,
@@ -49,8 +60,8 @@ pub async fn to_topic(
             PublishRequest { topic, messages: vec![message], apart: false }
         }
     };
-    let published: Answer<json::Published> = answer(calls.publish(&caller, request).await);
-    Ok(published?.into_response())
+    let sent = calls.send(&caller, &request).await?;
+    Ok(Json(published(&calls, &sent)).into_response())
 }
 
 /// Publish messages to several topics: all of them or none
@@ -68,8 +79,34 @@ pub async fn to_many(
         let limit = "every message names its topic";
         return Err(Refused(Problem::invalid("messages.topic", "not given", limit)));
     }
-    let done = calls.publish(&caller, request).await?;
-    Ok(Json(done.into()))
+    let sent = calls.send(&caller, &request).await?;
+    Ok(Json(published(&calls, &sent)))
+}
+
+/// Where messages went, and which were refused.
+fn published(calls: &Calls, sent: &Sent) -> json::Published {
+    json::Published { messages: calls.broker.placed(sent).map(entry).collect() }
+}
+
+/// Where a message went, or why it was refused.
+pub fn entry(placed: Result<Placed, Problem>) -> json::PublishedMessage {
+    match placed {
+        Ok(placed) => json::PublishedMessage {
+            id: placed.id.to_string(),
+            partition: placed.partition,
+            position: placed.position,
+            deliver_at: placed.due.map(|due| json::Time(due.0)),
+            duplicate: placed.duplicate,
+            kept: placed.kept,
+            problem: None,
+        },
+        Err(refused) => refusal(&refused),
+    }
+}
+
+/// The entry of a message that was refused.
+pub fn refusal(refused: &Problem) -> json::PublishedMessage {
+    json::PublishedMessage { problem: Some(problem(refused)), ..Default::default() }
 }
 
 /// The content type without its parameters.

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::Method;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -69,6 +70,7 @@ pub async fn stream(
     Who(caller): Who,
     At(group): At<String>,
     Params(mut of): Params<StreamOf>,
+    method: Method,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refused> {
     let most = of.max_in_flight.unwrap_or(IN_FLIGHT);
     if !(1..=MOST_IN_FLIGHT).contains(&most) {
@@ -97,10 +99,12 @@ pub async fn stream(
         broadcast: of.broadcast,
         ..Default::default()
     };
-    let mut session = Session { calls, caller, ask, most, is_over: false };
+    // A HEAD wants to know and not to have: nothing is given out for it.
+    let is_over = method == Method::HEAD;
+    let mut session = Session { calls, caller, ask, most, is_over };
     // The first look says what is wrong with the request, while there is a status to say
     // it with.
-    let first = session.look(0).await?;
+    let first = if is_over { Vec::new() } else { session.look(0).await? };
     let events = stream::once(async move { (first, session) }).flat_map(|(first, session)| {
         stream::iter(first).chain(stream::unfold(session, Session::next).flat_map(stream::iter))
     });
