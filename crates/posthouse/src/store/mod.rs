@@ -27,6 +27,9 @@ use serde::{Deserialize, Serialize};
 /// The layout of the directory that this build writes.
 pub const FORMAT: u32 = 1;
 
+/// The number that stands for the catalog where logs name their shard.
+pub const META_SHARD: u16 = u16::MAX;
+
 const STORE_FILE: &str = "store.json";
 const SECRET_FILE: &str = "secret";
 
