@@ -245,7 +245,7 @@ impl Broker {
     /// # Errors
     /// See [`Broker::publish`].
     pub fn submit(&self, mut outbox: Outbox) -> Result<Submitted, Problem> {
-        self.space.check()?;
+        self.space.let_in(outbox.bytes)?;
         if !self.is_ready() {
             return Err(Problem::stopping());
         }

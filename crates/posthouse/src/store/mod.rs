@@ -156,7 +156,13 @@ impl Store {
         dir: &Path,
         new: impl FnOnce() -> NewStore,
     ) -> Result<Store, StoreError> {
+        let is_new = files.list(dir).is_err_and(|error| error.is_missing());
         files.create_dir(dir)?;
+        if is_new && let Some(parent) = dir.parent() {
+            // Else a power cut could take the directory with all that is in it.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            files.sync_dir(parent)?;
+        }
         let lock = files.lock(dir).map_err(|error| match error.is_locked() {
             true => StoreError::Locked { dir: dir.to_owned() },
             false => error.into(),

@@ -9,5 +9,6 @@ mod support;
 
 mod access;
 mod crash;
+mod disk;
 mod refusal;
 mod stop;

@@ -11,6 +11,7 @@ use super::REQUEST_BYTES;
 use super::answer::Refused;
 use crate::broker::Caller;
 use crate::doors::calls::Calls;
+use crate::doors::intake::CutOff;
 use crate::problem::{Kind, Problem};
 
 /// Who asks.
@@ -88,21 +89,25 @@ impl<T: DeserializeOwned> FromRequest<Calls> for Of<T> {
 /// # Errors
 /// If it is too large, or does not come.
 pub async fn whole(request: Request) -> Result<Bytes, Problem> {
-    axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await.map_err(|error| {
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = cause {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return Problem::new(
-                    Kind::TooLarge,
-                    "request_too_large",
-                    format!("a request has at most {REQUEST_BYTES} bytes"),
-                )
+    let read = axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await;
+    read.map_err(|error| cut_off(&error))
+}
+
+/// Why a request was not read to its end.
+pub fn cut_off(error: &axum::Error) -> Problem {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            let detail = format!("a request has at most {REQUEST_BYTES} bytes");
+            return Problem::new(Kind::TooLarge, "request_too_large", detail)
                 .with_hint("publish in several requests, or as application/x-ndjson");
-            }
-            cause = error.source();
         }
-        Problem::new(Kind::Unavailable, "cut_off", format!("the request was not read: {error}"))
-    })
+        if let Some(cut_off) = error.downcast_ref::<CutOff>() {
+            return cut_off.problem();
+        }
+        cause = error.source();
+    }
+    Problem::new(Kind::Unavailable, "cut_off", format!("the request was not read: {error}"))
 }
 
 /// JSON as `T`.

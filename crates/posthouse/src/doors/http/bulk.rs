@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::REQUEST_BYTES;
 use super::answer::{Refused, problem};
-use super::ask::parse;
+use super::ask::{cut_off, parse};
 use crate::broker::Caller;
 use crate::broker::publish::{Sent, Submitted};
 use crate::doors::calls::Calls;
@@ -137,10 +137,7 @@ impl Bulk {
         while end.is_none() {
             match data.next().await {
                 Some(Ok(piece)) => unread.buffer.extend_from_slice(&piece),
-                Some(Err(error)) => {
-                    let detail = format!("the request was cut off: {error}");
-                    end = Some(Some(Problem::new(Kind::Unavailable, "cut_off", detail)));
-                }
+                Some(Err(error)) => end = Some(Some(cut_off(&error))),
                 None => end = Some(None),
             }
             while let Some(line) = unread.next_line(end == Some(None)) {
