@@ -81,7 +81,8 @@ impl World {
         let first = model.len() as u64;
         let id = MessageId::from_bits(u128::from(self.frame) << 64 | 7);
         // Numbers do not rise with positions.
-        let seqs: Vec<Seq> = (0..entries.len() as u64).map(|i| self.frame * 9 ^ i * 5).collect();
+        let seqs: Vec<Seq> =
+            (0..entries.len() as u64).map(|i| (self.frame * 9) ^ (i * 5)).collect();
         let ids = match (p.placed, p.keyed) {
             (true, _) => Ids::One(id),
             (false, true) => Ids::Seqs(&seqs),

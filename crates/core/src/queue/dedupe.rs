@@ -248,7 +248,7 @@ mod tests {
             digest: n,
             partition: PartitionId(2),
             position: n,
-            is_later: n % 5 == 0,
+            is_later: n.is_multiple_of(5),
             at: UnixMs(n),
         }
     }

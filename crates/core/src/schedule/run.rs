@@ -439,7 +439,7 @@ struct Writer {
     before: Key,
     entries: u64,
     moved: u64,
-    seqs: Range<Seq>,
+    seqs: Option<Range<Seq>>,
 }
 
 impl Writer {
@@ -453,7 +453,7 @@ impl Writer {
             before: (UnixMs(0), 0),
             entries: 0,
             moved: 0,
-            seqs: u64::MAX..0,
+            seqs: None,
         }
     }
 
@@ -526,7 +526,8 @@ impl Writer {
         if shape & MOVED != 0 {
             self.moved += 1;
         } else {
-            self.seqs = self.seqs.start.min(key.1)..self.seqs.end.max(key.1 + 1);
+            let seqs = self.seqs.get_or_insert(key.1..key.1);
+            *seqs = seqs.start.min(key.1)..seqs.end.max(key.1 + 1);
         }
         self.before = key;
         self.entries += 1;
@@ -566,9 +567,9 @@ impl Writer {
         let mut summary = Vec::new();
         varint::put(&mut summary, self.entries);
         varint::put(&mut summary, self.moved);
-        let first = self.seqs.start.min(self.seqs.end);
-        varint::put(&mut summary, first);
-        varint::put(&mut summary, self.seqs.end - first);
+        let seqs = self.seqs.unwrap_or(0..0);
+        varint::put(&mut summary, seqs.start);
+        varint::put(&mut summary, seqs.end - seqs.start);
         Some(self.builder.finish(summary))
     }
 }

@@ -35,11 +35,11 @@ impl Sorted {
     }
 
     fn find(&self, key: Key) -> Option<&Young> {
-        self.seqs
-            .contains(&key.1)
-            .then(|| &self.entries[self.from(key)..])?
-            .iter()
-            .find_map(|entry| (entry.key() == key && entry.body().is_some()).then_some(entry))
+        if !self.seqs.contains(&key.1) {
+            return None;
+        }
+        let mut entries = self.entries[self.from(key)..].iter();
+        entries.by_ref().take_while(|entry| entry.key() == key).find(|entry| entry.body().is_some())
     }
 }
 

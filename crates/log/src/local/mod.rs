@@ -51,6 +51,7 @@ pub use self::scan::LocalScan;
 pub use self::verify::{Finding, Progress, Report, verify};
 
 use self::queue::Stop;
+use self::recovery::Examination;
 use self::shared::Shared;
 use self::spares::{Spares, Tended};
 use self::table::Table;
@@ -100,34 +101,41 @@ pub struct Stats {
     pub reserve: Reserve,
 }
 
-impl LocalLog {
-    /// Opens the log in `dir`, which must exist, and takes it over: recovers it,
-    /// begins a new epoch, and makes that durable. The next frame is
-    /// `log.tail().next()`.
+/// A log that was found sound, and is not changed yet.
+#[derive(Debug)]
+pub struct Examined {
+    shared: Arc<Shared>,
+    found: Examination,
+    options: LocalOptions,
+    lock: Box<dyn DirLock>,
+}
+
+impl Examined {
+    /// Reads the frames up to the end that was found.
+    pub fn reader(&self) -> LocalReader {
+        LocalReader::new(self.shared.clone())
+    }
+
+    /// The last frame; zero if the log is empty.
+    pub fn last(&self) -> FrameNo {
+        self.found.last()
+    }
+
+    /// The wall clock in the last frame, Unix milliseconds, and the lease clock.
+    pub fn clocks(&self) -> (u64, u64) {
+        self.found.clocks()
+    }
+
+    /// Takes the log over: cuts what is torn, begins a new epoch, and makes that
+    /// durable. The next frame is `log.tail().next()`.
     ///
     /// # Errors
-    /// See [`OpenError`]. Nothing that was durable is changed by a failed opening.
-    pub fn open(
-        files: Arc<dyn Files>,
-        dir: &Path,
-        options: LocalOptions,
-    ) -> Result<(LocalLog, Recovery), OpenError> {
-        options.check()?;
-        let lock = files.lock(dir).map_err(|error| match error.is_locked() {
-            true => OpenError::Locked { dir: dir.to_owned() },
-            false => error.into(),
-        })?;
-        let recovered = recovery::recover(files.clone(), dir, &options)?;
-        let last = recovered.end.next.prev();
-        let shared = Arc::new(Shared::new(
-            files.clone(),
-            dir.to_owned(),
-            Limits { max_frame_bytes: options.max_frame_bytes, sparse_free: true },
-            StateCell::new(last),
-            Table::new(files.clone(), dir, recovered.segments),
-            Tail::new(options.tail_bytes),
-            Spares::found(files, dir, options.geometry(), options.spares, recovered.spares),
-        ));
+    /// See [`OpenError`]. Nothing that was durable is changed if it fails.
+    pub fn begin(self) -> Result<(LocalLog, Recovery), OpenError> {
+        let Examined { shared, found, options, lock } = self;
+        let last = found.last();
+        let recovered = found.settle()?;
+        shared.spares.adopt(recovered.spares);
         let (wall_ms, lease_ms) = (recovered.end.wall_ms, recovered.end.lease_ms);
         let mut writer = Writer::new(shared.clone(), recovered.end, &options);
         writer.begin_epoch()?;
@@ -150,6 +158,50 @@ impl LocalLog {
         };
         let log = LocalLog { shared, tail: last.next(), engine: Some(engine), _lock: lock };
         Ok((log, recovery))
+    }
+}
+
+impl LocalLog {
+    /// Opens the log in `dir`, which must exist, and takes it over: recovers it,
+    /// begins a new epoch, and makes that durable. The next frame is
+    /// `log.tail().next()`.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Nothing that was durable is changed by a failed opening.
+    pub fn open(
+        files: Arc<dyn Files>,
+        dir: &Path,
+        options: LocalOptions,
+    ) -> Result<(LocalLog, Recovery), OpenError> {
+        Self::examine(files, dir, options)?.begin()
+    }
+
+    /// Opens the log in `dir` to be read: finds its end, and whether it is sound. It is
+    /// locked, and nothing in it is changed, before [`Examined::begin`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn examine(
+        files: Arc<dyn Files>,
+        dir: &Path,
+        options: LocalOptions,
+    ) -> Result<Examined, OpenError> {
+        options.check()?;
+        let lock = files.lock(dir).map_err(|error| match error.is_locked() {
+            true => OpenError::Locked { dir: dir.to_owned() },
+            false => error.into(),
+        })?;
+        let found = recovery::examine(files.clone(), dir, &options)?;
+        let shared = Arc::new(Shared::new(
+            files.clone(),
+            dir.to_owned(),
+            Limits { max_frame_bytes: options.max_frame_bytes, sparse_free: true },
+            StateCell::new(found.last()),
+            Table::new(files.clone(), dir, found.segments.clone()),
+            Tail::new(options.tail_bytes),
+            Spares::new(files, dir, options.geometry(), options.spares),
+        ));
+        Ok(Examined { shared, found, options, lock })
     }
 
     /// Room on the file system of the log. For the owner, who must stop taking

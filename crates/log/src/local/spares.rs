@@ -86,25 +86,23 @@ struct Fill {
 }
 
 impl Spares {
-    /// The spares found in a directory. `next_n` is above every number in use.
-    pub(crate) fn found(
-        files: Arc<dyn Files>,
-        dir: &Path,
-        geometry: Geometry,
-        keep: usize,
-        found: Found,
-    ) -> Self {
-        let fills = found.fills.into_iter().map(|n| Fill { n, file: None, done: 0 }).collect();
-        let pool =
-            Pool { ready: found.ready.into(), fills, next_n: found.next_n, ..Pool::default() };
+    /// The spares of a directory, none of them known yet.
+    pub(crate) fn new(files: Arc<dyn Files>, dir: &Path, geometry: Geometry, keep: usize) -> Self {
         Spares {
             files,
             dir: dir.to_owned(),
             geometry,
             keep,
-            pool: Mutex::new(pool),
+            pool: Mutex::new(Pool::default()),
             back: Condvar::new(),
         }
+    }
+
+    /// Takes over the files that were found. `next_n` is above every number in use.
+    pub(crate) fn adopt(&self, found: Found) {
+        let fills = found.fills.into_iter().map(|n| Fill { n, file: None, done: 0 }).collect();
+        let mut pool = self.pool.lock();
+        *pool = Pool { ready: found.ready.into(), fills, next_n: found.next_n, ..Pool::default() };
     }
 
     fn path(&self, name: Name) -> PathBuf {
@@ -317,7 +315,7 @@ mod tests {
         let dir = Path::new("/log");
         disk.create_dir(dir).unwrap();
         let geometry = Geometry { bytes: SEGMENT, align: 4096 };
-        Spares::found(disk.shared(), dir, geometry, keep, Found::default())
+        Spares::new(disk.shared(), dir, geometry, keep)
     }
 
     fn names(disk: &SimFiles) -> Vec<String> {

@@ -56,6 +56,9 @@ pub mod bounds {
     pub const RECEIVE_BYTES: u64 = 64 << 20;
     /// The bytes of one receive unless it says otherwise.
     pub const RECEIVE_BYTES_DEFAULT: u64 = 4 << 20;
+    /// The most bytes of bodies that go together on a stream, whatever its credit; a single
+    /// message may be larger. Whoever does not read keeps so much in memory.
+    pub const STREAM_BYTES: u64 = 1 << 20;
     /// The longest wait of one receive.
     pub const WAIT: Duration = Duration::from_secs(300);
     /// The most receipts of one request.
@@ -244,7 +247,20 @@ impl Broker {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let Some(broker) = of.upgrade().filter(|broker| broker.is_ready()) else { return };
             broker.space.look();
+            if broker.space.is_full() {
+                broker.free_segments();
+            }
             broker.expire_groups().await;
+        }
+    }
+
+    /// With no room nothing comes in, and without that no snapshot is due: but only a
+    /// snapshot lets segments go in which nothing is left.
+    fn free_segments(&self) {
+        for shard in &self.shards {
+            let mail = crate::shard::mail::Mail::WantSnapshot;
+            // A closed box: the loop has ended, and frees nothing any more.
+            let _ = shard.mailbox.send(mail.class(), mail);
         }
     }
 

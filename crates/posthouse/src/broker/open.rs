@@ -26,8 +26,8 @@ use crate::shard::mailbox::Mailbox;
 use crate::shard::meta::{MetaEngine, MetaMail};
 use crate::shard::metrics::ShardMetrics;
 use crate::shard::run::{self, OnFailure};
-use crate::store::open::{Opened, Replayed, open};
-use crate::store::{NewStore, Store, StoreError};
+use crate::store::open::{Found, Opened, Replayed, find, prepare};
+use crate::store::{META_SHARD, NewStore, Store, StoreError};
 
 /// Settings of a node's heart; doors have theirs.
 #[derive(Clone, Debug)]
@@ -158,13 +158,20 @@ impl Broker {
         let writer = u32::from_le_bytes(seed.2);
         let shards = store.info.shards;
 
-        let meta = open_meta(&store, &options, writer)?;
+        prepare(&store)?;
+        let meta = find_meta(&store, &options, writer)?;
+        let mut found = Vec::new();
+        for shard in 0..shards {
+            found.push(find_shard(&store, &options, writer, shard)?);
+        }
+        // All of it can be used: only now is anything changed.
+        let meta = meta.begin()?;
+        let mut opened = Vec::new();
+        for shard in found {
+            opened.push(shard.begin()?);
+        }
         let published = published(&store, &meta.machine)?;
         let catalog = Arc::new(RwLock::new(published));
-        let mut opened = Vec::new();
-        for shard in 0..shards {
-            opened.push(open_shard(&store, &options, writer, shard)?);
-        }
         let report = Report {
             meta: (meta.recovery.clone(), meta.replayed),
             shards: opened.iter().map(|o| (o.recovery.clone(), o.replayed)).collect(),
@@ -283,14 +290,11 @@ fn log_options(store: &Store, options: &BrokerOptions, writer: u32, shard: u16) 
     }
 }
 
-/// The number that stands for the catalog where logs name their shard.
-pub const META_SHARD: u16 = u16::MAX;
-
-fn open_meta(
+fn find_meta(
     store: &Store,
     options: &BrokerOptions,
     writer: u32,
-) -> Result<Opened<Catalog>, StoreError> {
+) -> Result<Found<Catalog>, StoreError> {
     let log = LocalOptions {
         segment_bytes: 8 << 20,
         max_frame_bytes: META_FRAME_BYTES,
@@ -298,15 +302,15 @@ fn open_meta(
         spares: 1,
         ..log_options(store, options, writer, META_SHARD)
     };
-    open(store, &store.meta_dir(), Catalog::new(store.secret), log)
+    find(store, &store.meta_dir(), Catalog::new(store.secret), log)
 }
 
-fn open_shard(
+fn find_shard(
     store: &Store,
     options: &BrokerOptions,
     writer: u32,
     shard: u16,
-) -> Result<Opened<Shard>, StoreError> {
+) -> Result<Found<Shard>, StoreError> {
     let shards = u64::from(store.info.shards);
     let log = LocalOptions {
         segment_bytes: options.segment_bytes,
@@ -314,7 +318,7 @@ fn open_shard(
         max_frame_bytes: (9 << 20).min(options.segment_bytes as usize / 2),
         ..log_options(store, options, writer, shard)
     };
-    open(store, &store.shard_dir(shard), Shard::new(ShardId(shard)), log)
+    find(store, &store.shard_dir(shard), Shard::new(ShardId(shard)), log)
 }
 
 /// A copy of the catalog, for everybody to read.

@@ -12,7 +12,7 @@ use posthouse_core::queue::command::{Batch, Before, Known, Published, Refusal, R
 use posthouse_core::record::{Draft, EntryDedupe, Later, When};
 use posthouse_core::{Position, ShardId, UnixMs};
 use posthouse_frame::BodyBuf;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
 
 use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
@@ -118,14 +118,18 @@ impl Broker {
     /// Room for `bytes` of bodies, at once.
     ///
     /// # Errors
-    /// If so much is on its way into the log already: the caller is to come back.
+    /// If so much is on its way into the log already: the caller is to come back. If the
+    /// node stops.
     pub fn permit(&self, bytes: usize) -> Result<Permit, Problem> {
         let permits = permits_for(bytes);
         let taken = self.bytes_in_flight.clone().try_acquire_many_owned(permits);
-        taken.map(Permit).map_err(|_| {
-            let most = bounds::BYTES_IN_FLIGHT >> 20;
-            Problem::busy(format!("{most} MiB of messages are on their way to the disk already"))
-                .with_hint("publish less at once, or come back in a moment")
+        taken.map(Permit).map_err(|error| match error {
+            TryAcquireError::Closed => Problem::stopping(),
+            TryAcquireError::NoPermits => {
+                let most = bounds::BYTES_IN_FLIGHT >> 20;
+                let detail = format!("{most} MiB of messages are on their way to the disk already");
+                Problem::busy(detail).with_hint("publish less at once, or come back in a moment")
+            }
         })
     }
 
@@ -289,7 +293,7 @@ impl Broker {
     /// # Errors
     /// See [`Broker::publish`].
     pub fn submit(&self, mut outbox: Outbox) -> Result<Submitted, Problem> {
-        self.space.check()?;
+        self.space.let_in(outbox.bytes)?;
         if !self.is_ready() {
             return Err(Problem::stopping());
         }

@@ -24,6 +24,8 @@ pub struct SpaceGuard {
     reserve: Option<u64>,
     total: AtomicU64,
     available: AtomicU64,
+    /// Bytes that were let in since it was last looked.
+    spent: AtomicU64,
     is_full: AtomicBool,
 }
 
@@ -37,6 +39,7 @@ impl SpaceGuard {
             reserve,
             total: AtomicU64::new(0),
             available: AtomicU64::new(u64::MAX),
+            spent: AtomicU64::new(0),
             is_full: AtomicBool::new(false),
         };
         guard.look();
@@ -49,6 +52,7 @@ impl SpaceGuard {
             Ok(space) => {
                 self.total.store(space.total, Ordering::Relaxed);
                 self.available.store(space.available, Ordering::Relaxed);
+                self.spent.store(0, Ordering::Relaxed);
                 let is_full = space.available < self.reserve();
                 if is_full != self.is_full.swap(is_full, Ordering::Relaxed) {
                     if is_full {
@@ -78,12 +82,23 @@ impl SpaceGuard {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    /// Refuses what would need room that is not there.
+    /// Refuses what would need room that is not there. It is looked anew when so much was
+    /// let in since the last look that the reserve may be touched.
     ///
     /// # Errors
     /// [`Kind::DiskFull`], with the path, what is free, and the way out.
-    pub fn check(&self) -> Result<(), Problem> {
-        if self.is_full() { Err(self.refusal()) } else { Ok(()) }
+    pub fn let_in(&self, bytes: usize) -> Result<(), Problem> {
+        if self.is_full() {
+            return Err(self.refusal());
+        }
+        let spent = self.spent.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if self.available().saturating_sub(spent) < self.reserve() {
+            self.look();
+            if self.is_full() {
+                return Err(self.refusal());
+            }
+        }
+        Ok(())
     }
 
     fn refusal(&self) -> Problem {
@@ -112,11 +127,28 @@ mod tests {
     fn publishes_are_refused_while_the_reserve_is_touched_and_no_longer() {
         let dir = std::env::temp_dir();
         let guard = SpaceGuard::new(RealFiles::shared(), dir.clone(), Some(u64::MAX));
-        let refusal = guard.check().unwrap_err();
+        let refusal = guard.let_in(1).unwrap_err();
         assert_eq!((refusal.kind, refusal.code), (Kind::DiskFull, "disk_full"));
         assert!(refusal.detail.contains(&dir.display().to_string()), "{refusal}");
         let guard = SpaceGuard { reserve: Some(1), ..guard };
         guard.look();
-        assert_eq!(guard.check(), Ok(()));
+        assert_eq!(guard.let_in(1), Ok(()));
+    }
+
+    /// It was looked at once a second, and in a second a fast disk takes more than the
+    /// reserve: the log found no room, and the node failed.
+    #[test]
+    fn it_is_looked_again_when_what_was_let_in_may_touch_the_reserve() {
+        let disk = posthouse_log::files::sim::SimFiles::new(1);
+        disk.set_room(100);
+        let guard = SpaceGuard::new(disk.shared(), "/".into(), Some(40));
+        guard.let_in(50).unwrap();
+        disk.set_room(70);
+        guard.let_in(5).unwrap();
+        assert_eq!(guard.available(), 100, "there is no need to look yet");
+        guard.let_in(20).unwrap();
+        assert_eq!(guard.available(), 70);
+        disk.set_room(30);
+        assert_eq!(guard.let_in(40).unwrap_err().code, "disk_full");
     }
 }

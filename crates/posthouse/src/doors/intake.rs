@@ -2,9 +2,10 @@
 //!
 //! A request is not acted on before its message is there whole, and until then its
 //! bytes are in memory. Whoever begins many large messages and finishes none would fill
-//! it. So every byte of an unfinished message holds a permit of one pool for the whole
+//! it. So every byte of an unfinished message holds a permit of a pool for the whole
 //! node; with the pool empty a body is not read on, which holds its sender back, and
-//! whoever waits too long is cut off.
+//! whoever waits too long is cut off. Publishes draw on a pool of their own: whoever
+//! fills it keeps nobody from acknowledging.
 //!
 //! The body of a gRPC request is followed message by message, one of lines line by line;
 //! any other body is one message.
@@ -21,37 +22,56 @@ use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of unfinished messages, over all connections.
-pub const POOL_BYTES: usize = 128 << 20;
+use super::calls::convert;
+use crate::problem::{Kind, Problem};
+
+/// Bytes of unfinished publishes, over all connections.
+pub const PUBLISH_BYTES: usize = 96 << 20;
+
+/// Bytes of unfinished requests of any other sort.
+pub const OTHER_BYTES: usize = 32 << 20;
 
 /// A permit for so many bytes.
 const PERMIT_BYTES: usize = 256;
 
-/// How long a body waits for room.
+/// How long a body waits for room, if it is one of many messages.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The same for a single message, which can be sent again.
+const SINGLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a body may be without a byte in the middle of a message.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// The pool.
+/// The pools.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    pool: Arc<Semaphore>,
+    publishes: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
 impl Default for Intake {
     fn default() -> Self {
-        Intake::with_bytes(POOL_BYTES)
+        Intake::with_bytes(PUBLISH_BYTES, OTHER_BYTES)
     }
 }
 
+/// Whether the request at this path brings messages to publish.
+fn is_publish(path: &str) -> bool {
+    let to_topic = path.starts_with("/v1/topics/") && path.ends_with("/messages");
+    to_topic || path == "/v1/publish" || path.starts_with("/posthouse.v1.Posthouse/Publish")
+}
+
 impl Intake {
-    fn with_bytes(bytes: usize) -> Self {
-        Intake { pool: Arc::new(Semaphore::new(bytes / PERMIT_BYTES)) }
+    fn with_bytes(publishes: usize, others: usize) -> Self {
+        let pool = |bytes| Arc::new(Semaphore::new(bytes / PERMIT_BYTES));
+        Intake { publishes: pool(publishes), others: pool(others) }
     }
 
-    /// Lets the body of a request draw on the pool.
+    /// Lets the body of a request draw on its pool.
     pub fn bound(&self, request: Request<Body>) -> Request<Body> {
+        let is_publish = is_publish(request.uri().path());
+        let pool = if is_publish { &self.publishes } else { &self.others };
         let kind = request.headers().get(header::CONTENT_TYPE);
         let message = match kind.map(|kind| kind.as_bytes()) {
             Some(kind) if kind.starts_with(b"application/grpc") => Message::Grpc(Follow::default()),
@@ -61,7 +81,7 @@ impl Intake {
         request.map(|body| {
             Body::new(Bounded {
                 inner: body,
-                pool: self.pool.clone(),
+                pool: pool.clone(),
                 held: Vec::new(),
                 asking: None,
                 next: None,
@@ -143,15 +163,46 @@ struct Bounded {
 /// Why a body was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CutOff {
-    /// It waited too long for room.
+    /// The pool is used up by others.
     #[error("too much is being sent to this server at once; come back in a moment")]
     NoRoom,
-    /// It waited too long for its next bytes.
+    /// Nothing more has come.
     #[error("nothing came for {} s in the middle of a message", SILENCE.as_secs())]
     Silent,
 }
 
+impl CutOff {
+    /// The same as users see it.
+    pub fn problem(self) -> Problem {
+        match self {
+            CutOff::NoRoom => {
+                Problem::busy("too much is being sent to this server at once, and not finished")
+                    .with_hint("come back in a moment")
+            }
+            CutOff::Silent => Problem::new(
+                Kind::Unavailable,
+                "cut_off",
+                format!("the request was not read: {self}"),
+            ),
+        }
+    }
+}
+
 impl Bounded {
+    fn cut_off(&self, why: CutOff) -> axum::BoxError {
+        match self.message {
+            // The gRPC library looks for a status in what a body fails with.
+            Message::Grpc(_) => {
+                posthouse_client::rpc_status(&convert::problem(&why.problem())).into()
+            }
+            Message::Whole | Message::Line(_) => why.into(),
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if matches!(self.message, Message::Whole) { SINGLE_PATIENCE } else { PATIENCE }
+    }
+
     /// Passes `data` on, with what of it is unfinished accounted for.
     fn pass(&mut self, data: Bytes, permit: Option<OwnedSemaphorePermit>) -> Bytes {
         match &mut self.message {
@@ -211,7 +262,7 @@ impl HttpBody for Bounded {
                 body.asking = None;
                 let Some(data) = body.next.take() else { continue };
                 if permit.is_none() {
-                    return Poll::Ready(Some(Err(CutOff::NoRoom.into())));
+                    return Poll::Ready(Some(Err(body.cut_off(CutOff::NoRoom))));
                 }
                 let data = body.pass(data, permit);
                 return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -219,7 +270,7 @@ impl HttpBody for Bounded {
             let frame = match Pin::new(&mut body.inner).poll_frame(context) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending if body.poll_silence(context) => {
-                    return Poll::Ready(Some(Err(CutOff::Silent.into())));
+                    return Poll::Ready(Some(Err(body.cut_off(CutOff::Silent))));
                 }
                 Poll::Pending => return Poll::Pending,
             };
@@ -238,8 +289,9 @@ impl HttpBody for Bounded {
                 Err(_) => {
                     let asked = body.pool.clone().acquire_many_owned(permits);
                     body.next = Some(data);
+                    let patience = body.patience();
                     body.asking = Some(Box::pin(async move {
-                        tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()
+                        tokio::time::timeout(patience, asked).await.ok()?.ok()
                     }));
                 }
             }
@@ -289,7 +341,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_finds_no_room_is_cut_off_in_time_and_room_comes_back() {
-        let intake = Intake::with_bytes(4096);
+        let intake = Intake::with_bytes(4096, 4096);
         let open = |bytes: usize| {
             let (tx, rx) = futures_channel();
             tx.send(Ok::<_, std::io::Error>(Bytes::from(vec![0; bytes]))).unwrap();
@@ -308,12 +360,45 @@ mod tests {
         assert!(error.to_string().contains("nothing came for 60 s"), "{error}");
     }
 
+    /// Uploads that were begun and not finished filled the only pool, and whoever wanted to
+    /// acknowledge waited behind them.
+    #[tokio::test(start_paused = true)]
+    async fn publishes_that_are_not_finished_keep_no_ack_out() {
+        let intake = Intake::with_bytes(4096, 4096);
+        let to = |path: &str, kind: &str, bytes: usize| {
+            let request = Request::builder().uri(path).header(header::CONTENT_TYPE, kind);
+            let stream = tokio_stream::iter([Ok::<_, std::io::Error>(vec![0; bytes])]);
+            let stream = futures_util::StreamExt::chain(stream, tokio_stream::pending());
+            intake.bound(request.body(Body::from_stream(stream)).unwrap()).into_body()
+        };
+        let mut publishes = Vec::new();
+        for path in ["/v1/topics/t/messages", "/v1/publish", "/posthouse.v1.Posthouse/Publish"] {
+            let mut body = to(path, "application/json", 1300);
+            assert!(body.frame().await.unwrap().is_ok());
+            publishes.push(body);
+        }
+        let mut refused = to("/v1/publish", "application/json", 1300);
+        let error = refused.frame().await.unwrap().unwrap_err();
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while cause.is_some_and(|error| !error.is::<CutOff>()) {
+            cause = cause.and_then(std::error::Error::source);
+        }
+        let cut_off = cause.and_then(|error| error.downcast_ref::<CutOff>()).unwrap();
+        assert_eq!(cut_off.problem().kind, Kind::Exhausted);
+        let mut stream = to("/posthouse.v1.Posthouse/PublishStream", "application/grpc", 1300);
+        let error = stream.frame().await.unwrap().unwrap_err();
+        assert_eq!(tonic::Status::from_error(error.into()).code(), tonic::Code::ResourceExhausted);
+        for path in ["/v1/groups/g/ack", "/posthouse.v1.Posthouse/Ack", "/v1/topics/t"] {
+            assert!(to(path, "application/json", 1300).frame().await.unwrap().is_ok(), "{path}");
+        }
+    }
+
     #[tokio::test]
     async fn a_stream_of_whole_messages_holds_nothing() {
         let lines = [[b'x'; 999].as_slice(), b"\n"].concat().repeat(100);
         let messages: Vec<u8> = (0..100).flat_map(|_| grpc(&[1; 1000])).collect();
         for (kind, wire) in [("application/grpc", messages), ("application/x-ndjson", lines)] {
-            let intake = Intake::with_bytes(4096);
+            let intake = Intake::with_bytes(4096, 4096);
             let pieces: Vec<Result<Bytes, std::io::Error>> =
                 wire.chunks(700).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
             let body = Body::from_stream(tokio_stream::iter(pieces));

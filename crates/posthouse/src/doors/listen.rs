@@ -22,6 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tower::ServiceExt as _;
 
 use super::intake::Intake;
+use super::opening::Opening;
 
 /// How long a client may take to say what it wants, and to shake hands.
 const HELLO: Duration = Duration::from_secs(15);
@@ -182,13 +183,13 @@ impl Port {
                 let _place = place;
                 let served = match tls {
                     None => {
-                        let io = TokioIo::new(stream);
+                        let io = TokioIo::new(Opening::new(stream, HELLO));
                         let connection = builder.serve_connection_with_upgrades(io, service);
                         watcher.watch(connection.into_owned()).await
                     }
                     Some(tls) => {
                         let Some(stream) = shake_hands(tls, stream).await else { return };
-                        let io = TokioIo::new(stream);
+                        let io = TokioIo::new(Opening::new(stream, HELLO));
                         let connection = builder.serve_connection_with_upgrades(io, service);
                         watcher.watch(connection.into_owned()).await
                     }

@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod http;
 pub mod intake;
 pub mod listen;
+mod opening;
 
 use std::sync::Arc;
 

@@ -52,6 +52,10 @@ const PARKED: usize = 1024;
 /// The most consumers that wait.
 const WAITING: usize = 100_000;
 
+/// Who does not wait for messages to come still waits so long for those that are there
+/// to be found on the disk.
+const LOOK_MS: u64 = 2_000;
+
 /// How long to wait before what is due is looked at again when it needs a block.
 const DUE_PAUSE_MS: u64 = 10;
 
@@ -285,6 +289,7 @@ impl<L: Log> Engine<L> {
                 self.shard.bury_again(group, partition, position);
             }
             Mail::SnapshotTaken(taken) => self.snapshot_taken(taken, catalog, now),
+            Mail::WantSnapshot => self.progress.suggest(),
             Mail::EndWaits => self.refuse_waits(),
             Mail::Stop(tx) => self.stop(tx),
         }
@@ -383,7 +388,7 @@ impl<L: Log> Engine<L> {
 
     fn receive(&mut self, waiter: Waiter, catalog: &Catalog, now: Now) {
         let group = waiter.group;
-        let end = now.lease.plus(waiter.wait_ms);
+        let mut end = now.lease.plus(waiter.wait_ms);
         if self.waiters.len() >= WAITING {
             let problem = Problem::busy(format!("{WAITING} consumers wait already"));
             return Mail::Receive(waiter).refuse(problem);
@@ -393,14 +398,17 @@ impl<L: Log> Engine<L> {
             if waiter.is_gone() || !waiter.ticket.take() {
                 return;
             }
+            let looks;
             match self.grant(waiter, catalog, now) {
                 Served::Yes => return,
-                Served::Not(unserved) => waiter = unserved,
-            }
-            if waiter.wait_ms == 0 {
-                return self.pass(Output::Delivered(waiter, Vec::new()));
+                Served::Not(unserved, goes_on) => (waiter, looks) = (unserved, goes_on),
             }
             waiter.ticket.give_back();
+            if looks {
+                end = end.max(now.lease.plus(LOOK_MS));
+            } else if waiter.wait_ms == 0 {
+                return self.pass(Output::Delivered(waiter, Vec::new()));
+            }
         }
         self.waiters.push(waiter, end);
     }
@@ -435,8 +443,13 @@ impl<L: Log> Engine<L> {
             }
             match self.grant(waiter, catalog, now) {
                 Served::Yes => {}
-                Served::Not(waiter) => {
+                Served::Not(waiter, looks) => {
                     waiter.ticket.give_back();
+                    if waiter.wait_ms == 0 && !looks {
+                        // It has been looked at everything.
+                        self.pass(Output::Delivered(waiter, Vec::new()));
+                        continue;
+                    }
                     // Who asks for one topic only does not stand before the others.
                     let goes_on = waiter.topic.is_some();
                     unserved.push_back((number, waiter));
@@ -455,6 +468,7 @@ impl<L: Log> Engine<L> {
         let Granted { deliveries, misses, peek, more, too_many_consumers } =
             self.shard.grant(&waiter.ask(), catalog, &self.cache, now, &mut self.frame);
         self.apply_from(start);
+        let looks = more || !misses.is_empty();
         misses.into_iter().for_each(|miss| self.fetch(miss));
         if too_many_consumers {
             let most = posthouse_core::queue::MAX_CONSUMERS;
@@ -470,7 +484,7 @@ impl<L: Log> Engine<L> {
             if more {
                 self.ready.push_back(waiter.group);
             }
-            return Served::Not(waiter);
+            return Served::Not(waiter, looks);
         }
         metrics::add(&self.metrics.granted, deliveries.len() as u64);
         self.pass(Output::Delivered(waiter, deliveries));
@@ -761,7 +775,8 @@ impl<L: Log> Engine<L> {
 
 enum Served {
     Yes,
-    Not(Waiter),
+    /// Whether the look for messages is not over, because it needs a block or was long.
+    Not(Waiter, bool),
 }
 
 /// Messages and bytes of a publish, before it is decided and gives its bodies up.

@@ -55,6 +55,8 @@ pub enum Mail {
     },
     /// A snapshot has been taken, or could not be.
     SnapshotTaken(Result<Taken, String>),
+    /// A snapshot would let segments go.
+    WantSnapshot,
     /// The node stops soon: who waits for messages is answered.
     EndWaits,
     /// End: no new work, what waits is answered, a last snapshot.
@@ -78,6 +80,7 @@ impl Mail {
             | Mail::Changed(_)
             | Mail::BuryAgain { .. }
             | Mail::SnapshotTaken(_)
+            | Mail::WantSnapshot
             | Mail::EndWaits
             | Mail::Stop(_) => 0,
             Mail::Receive(_) | Mail::Judged { .. } => 1,
@@ -128,6 +131,7 @@ impl Mail {
             | Mail::Changed(_)
             | Mail::BuryAgain { .. }
             | Mail::EndWaits
+            | Mail::WantSnapshot
             | Mail::SnapshotTaken(_) => {}
         }
     }

@@ -89,6 +89,11 @@ impl Progress {
         self.not_before = 0;
     }
 
+    /// A snapshot would be of use, but not before its time after one that failed.
+    pub fn suggest(&mut self) {
+        self.wanted = true;
+    }
+
     /// Whether no snapshot is being taken, or wanted.
     pub fn is_idle(&self) -> bool {
         self.state == State::Idle && !self.wanted

@@ -28,14 +28,10 @@ struct Inner {
 }
 
 impl ChunkFiles {
-    /// The chunk files in `dir`, which is made if it is not there.
-    ///
-    /// # Errors
-    /// What the system refused.
-    pub fn new(files: Arc<dyn Files>, dir: &Path, store: u64) -> Result<Self, StoreError> {
-        files.create_dir(dir)?;
+    /// The chunk files in `dir`.
+    pub fn new(files: Arc<dyn Files>, dir: &Path, store: u64) -> Self {
         let open = Mutex::new(BTreeMap::new());
-        Ok(ChunkFiles { inner: Arc::new(Inner { files, dir: dir.to_owned(), store, open }) })
+        ChunkFiles { inner: Arc::new(Inner { files, dir: dir.to_owned(), store, open }) }
     }
 
     /// The file of a chunk.

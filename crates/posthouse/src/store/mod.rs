@@ -27,6 +27,9 @@ use serde::{Deserialize, Serialize};
 /// The layout of the directory that this build writes.
 pub const FORMAT: u32 = 1;
 
+/// The number that stands for the catalog where logs name their shard.
+pub const META_SHARD: u16 = u16::MAX;
+
 const STORE_FILE: &str = "store.json";
 const SECRET_FILE: &str = "secret";
 
@@ -153,7 +156,13 @@ impl Store {
         dir: &Path,
         new: impl FnOnce() -> NewStore,
     ) -> Result<Store, StoreError> {
+        let is_new = files.list(dir).is_err_and(|error| error.is_missing());
         files.create_dir(dir)?;
+        if is_new && let Some(parent) = dir.parent() {
+            // Else a power cut could take the directory with all that is in it.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            files.sync_dir(parent)?;
+        }
         let lock = files.lock(dir).map_err(|error| match error.is_locked() {
             true => StoreError::Locked { dir: dir.to_owned() },
             false => error.into(),

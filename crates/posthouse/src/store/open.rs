@@ -1,7 +1,7 @@
 //! Opening a machine: the newest snapshot, then the log behind it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,14 @@ use posthouse_core::page::PageId;
 use posthouse_core::record::READER;
 use posthouse_core::schedule::Run;
 use posthouse_frame::{BodyRef, FrameNo, Kind};
-use posthouse_log::local::{LocalLog, LocalOptions, Recovery};
+use posthouse_log::files::Files;
+use posthouse_log::local::{Examined, LocalLog, LocalOptions, Recovery};
 use posthouse_log::{Log, LogReader, Part};
 
 use super::chunks::ChunkFiles;
 use super::manifest::Manifest;
-use super::snapshot::Snapshots;
-use super::{Store, StoreError};
+use super::snapshot::{ReadBodies, Snapshots};
+use super::{META_SHARD, Store, StoreError};
 
 /// A machine as it was when the process ended, with the log it goes on in.
 #[derive(Debug)]
@@ -85,25 +86,40 @@ impl Indexed for posthouse_core::catalog::Catalog {
     fn runs_restored(&mut self, _from: UnixMs) {}
 }
 
-/// Opens the machine that is kept in `dir`; `machine` is one in which nothing has
+/// A machine that was read, and can go on. Nothing in its directory has been changed.
+#[derive(Debug)]
+pub struct Found<M> {
+    /// The machine, as it was when the process ended.
+    pub machine: M,
+    /// What replay took.
+    pub replayed: Replayed,
+    store: (u64, u16),
+    files: Arc<dyn Files>,
+    dir: PathBuf,
+    log: Examined,
+    chunks: ChunkFiles,
+    manifest: Manifest,
+    older_chunks: BTreeSet<ChunkId>,
+    /// Whether one of the manifests does not hold.
+    has_damage: bool,
+}
+
+/// Reads the machine that is kept in `dir`; `machine` is one in which nothing has
 /// happened. `options` are the log's; what depends on the snapshot is set here.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub fn open<M: Machine + Indexed>(
+pub fn find<M: Machine + Indexed>(
     store: &Store,
     dir: &Path,
     mut machine: M,
     options: LocalOptions,
-) -> Result<Opened<M>, StoreError> {
+) -> Result<Found<M>, StoreError> {
     let began = Instant::now();
     let files = store.files.clone();
     let shard = options.shard;
-    files.create_dir(dir)?;
-    let log_dir = dir.join("log");
-    files.create_dir(&log_dir)?;
-    let chunks = ChunkFiles::new(files.clone(), &dir.join("chunks"), store.number)?;
-    let (newest, older) = manifests(store, dir, shard)?;
+    let chunks = ChunkFiles::new(files.clone(), &dir.join("chunks"), store.number);
+    let Manifests { newest, older, has_damage } = manifests(store, dir, shard)?;
     let manifest = match (newest, &older) {
         (Ok(manifest), _) => manifest,
         (Err(newer @ StoreError::Newer { .. }), _) => return Err(newer),
@@ -116,66 +132,136 @@ pub fn open<M: Machine + Indexed>(
     let is_older = older.as_ref().is_some_and(|o| o.generation == manifest.generation);
     restore(&mut machine, &manifest, &chunks)?;
     machine.restored();
-    let mut older_chunks = BTreeSet::new();
-    if let Some(older) = &older {
-        older_chunks = older.chunks();
-    }
-    remove_leftovers(&chunks, &manifest, &older_chunks)?;
-
     let options = LocalOptions {
         known_durable: manifest.frame,
         // Segments that the newer snapshot did not need may have gone after it.
         must_have: (!is_older).then(|| manifest.segments.clone()),
         ..options
     };
-    let (log, recovery) = LocalLog::open(files.clone(), &log_dir, options)?;
+    let log = LocalLog::examine(files.clone(), &dir.join("log"), options)?;
     let mut replayed = replay(&mut machine, &log.reader(), manifest.frame, dir)?;
     replayed.took = began.elapsed();
-    let clocks = (recovery.wall_ms.max(manifest.wall_ms), recovery.lease_ms.max(manifest.lease_ms));
-    let reader = log.reader();
-    let bodies = Box::new(move |places: &[BodyRef]| reader.bodies(places));
-    let snapshots = Snapshots::new(
+    Ok(Found {
+        machine,
+        replayed,
+        store: (store.number, shard),
         files,
-        dir.to_owned(),
-        (store.number, shard),
-        (chunks.clone(), bodies),
+        dir: dir.to_owned(),
+        log,
+        chunks,
         manifest,
-        older_chunks,
-    );
-    Ok(Opened { machine, log, recovery, chunks, snapshots, clocks, replayed })
+        older_chunks: older.as_ref().map(Manifest::chunks).unwrap_or_default(),
+        has_damage,
+    })
 }
 
-type Manifests = (Result<Manifest, StoreError>, Option<Manifest>);
+impl<M> Found<M> {
+    /// Takes the machine over: removes what a crash has left, and begins an epoch of its
+    /// log. Until all machines of a store are found none begins, so that a store that
+    /// cannot be used is left as it is.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn begin(self) -> Result<Opened<M>, StoreError> {
+        let Found { machine, mut replayed, store, files, dir, log, chunks, .. } = self;
+        let (mut manifest, mut older_chunks) = (self.manifest, self.older_chunks);
+        let began = Instant::now();
+        // What a manifest names that does not hold is not known.
+        if !self.has_damage {
+            remove_leftovers(&chunks, &manifest, &older_chunks)?;
+        }
+        let (log, recovery) = log.begin()?;
+        if manifest.frame == FrameNo::ZERO && replayed.frames == 0 {
+            // From now on it is known that there is a log, and which file holds it.
+            older_chunks = manifest.chunks();
+            manifest = Manifest {
+                generation: manifest.generation + 1,
+                frame: log.tail(),
+                epoch: recovery.epoch,
+                segments: log.reader().segments().iter().map(|segment| segment.no).collect(),
+                ..manifest
+            };
+            manifest.write(&*files, &dir, store.0, store.1)?;
+        }
+        replayed.took += began.elapsed();
+        let clocks =
+            (recovery.wall_ms.max(manifest.wall_ms), recovery.lease_ms.max(manifest.lease_ms));
+        let reader = log.reader();
+        let bodies = Box::new(move |places: &[BodyRef]| reader.bodies(places));
+        let kept: (ChunkFiles, ReadBodies) = (chunks.clone(), bodies);
+        let snapshots = Snapshots::new(files, dir, store, kept, manifest, older_chunks);
+        Ok(Opened { machine, log, recovery, chunks, snapshots, clocks, replayed })
+    }
+}
 
-/// The newest manifest, and the one before if it is whole. Makes the first one in a
-/// new directory.
+struct Manifests {
+    newest: Result<Manifest, StoreError>,
+    /// The one before, if there is one and it is whole.
+    older: Option<Manifest>,
+    /// Whether one of them does not hold.
+    has_damage: bool,
+}
+
+/// The newest manifest, and the one before if it is whole.
 fn manifests(store: &Store, dir: &Path, shard: u16) -> Result<Manifests, StoreError> {
     let files = &*store.files;
-    let mut found = Manifest::list(files, dir)?;
-    if found.is_empty() {
-        let segments = files.list(&dir.join("log"))?;
-        if segments.iter().any(|entry| entry.name.starts_with("seg-")) {
-            let what = "there is a log, but no manifest beside it";
-            return Err(StoreError::damaged(&dir.join("manifest-*"), what));
-        }
-        let first = Manifest { generation: 1, next_chunk: 1, ..Manifest::default() };
-        first.write(files, dir, store.number, shard)?;
-        found = Manifest::list(files, dir)?;
-    }
+    let found = match Manifest::list(files, dir) {
+        Err(StoreError::File(error)) if error.is_missing() => Vec::new(),
+        found => found?,
+    };
+    let Some((_, newest)) = found.first() else {
+        return Err(StoreError::damaged(&dir.join("manifest-*"), "it is missing"));
+    };
     let load = |path: &Path| Manifest::load(files, path, store.number, shard);
-    let newest = load(&found[0].1);
+    let newest = load(newest);
+    let mut has_damage = newest.is_err();
     let older = match found.get(1) {
         Some((_, path)) => match load(path) {
             Ok(older) => Some(older),
             // Only needed if the newest is damaged too; then both are reported.
             Err(damage) => {
                 tracing::error!("{damage}");
+                has_damage = true;
                 None
             }
         },
         None => None,
     };
-    Ok((newest, older))
+    Ok(Manifests { newest, older, has_damage })
+}
+
+/// Makes the directories and the first manifest of every machine of a store in which no
+/// log has begun: a new one, or one that was being made when the process ended. In any
+/// other a manifest that is missing was there.
+///
+/// # Errors
+/// What the system refused.
+pub fn prepare(store: &Store) -> Result<(), StoreError> {
+    let files = &*store.files;
+    let shards = (0..store.info.shards).map(|shard| (store.shard_dir(shard), shard));
+    let machines: Vec<(PathBuf, u16)> =
+        std::iter::once((store.meta_dir(), META_SHARD)).chain(shards).collect();
+    for (dir, _) in &machines {
+        match files.list(&dir.join("log")) {
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error.into()),
+            Ok(entries) if entries.iter().any(|entry| entry.name.starts_with("seg-")) => {
+                return Ok(());
+            }
+            Ok(_) => {}
+        }
+    }
+    for (dir, shard) in &machines {
+        files.create_dir(dir)?;
+        files.create_dir(&dir.join("log"))?;
+        files.create_dir(&dir.join("chunks"))?;
+        if Manifest::list(files, dir)?.is_empty() {
+            let first = Manifest { generation: 1, next_chunk: 1, ..Manifest::default() };
+            first.write(files, dir, store.number, *shard)?;
+        }
+    }
+    files.sync_dir(&store.dir)?;
+    Ok(())
 }
 
 /// Puts the pages and the index of a snapshot back.
@@ -268,10 +354,6 @@ fn replay<M: Machine>(
 }
 
 /// Where a shard's files are, for tools that only look.
-pub fn chunk_files(
-    files: Arc<dyn posthouse_log::files::Files>,
-    dir: &Path,
-    store: u64,
-) -> Result<ChunkFiles, StoreError> {
+pub fn chunk_files(files: Arc<dyn Files>, dir: &Path, store: u64) -> ChunkFiles {
     ChunkFiles::new(files, &dir.join("chunks"), store)
 }

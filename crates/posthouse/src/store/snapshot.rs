@@ -60,9 +60,13 @@ pub struct Taken {
     pub index: Option<SealedChunk>,
     /// The run that was made of what was scheduled since the snapshot before.
     pub run: Option<SealedChunk>,
-    /// Runs that were put together, and what came of them.
-    pub merged: Option<(Vec<ChunkId>, Option<SealedChunk>)>,
+    /// Runs that were put together.
+    pub merged: Option<Merged>,
 }
+
+/// Runs that were put together, and what came of them: nothing, if nothing of them is to
+/// come any more.
+pub type Merged = (Vec<ChunkId>, Option<SealedChunk>);
 
 /// Reads the contents of bodies from the log, in the order asked for.
 pub type ReadBodies = Box<dyn Fn(&[BodyRef]) -> Vec<Result<Bytes, ReadError>> + Send>;
@@ -255,10 +259,7 @@ impl Snapshots {
     }
 
     /// Puts runs together of which there are too many, or of which little is left.
-    fn merge_runs(
-        &self,
-        making: &mut Making,
-    ) -> Result<Option<(Vec<ChunkId>, Option<SealedChunk>)>, StoreError> {
+    fn merge_runs(&self, making: &mut Making) -> Result<Option<Merged>, StoreError> {
         let inputs = std::mem::take(&mut making.begin.schedule.merge);
         if inputs.is_empty() {
             return Ok(None);

@@ -175,6 +175,11 @@ impl SimFiles {
         self.state().faults.push(fault);
     }
 
+    /// Takes back every order of a failure.
+    pub fn clear_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Sets how much room the disk has in all, in bytes. What has room keeps it.
     pub fn set_room(&self, bytes: u64) {
         self.state().room = bytes;

@@ -77,11 +77,22 @@ pub(crate) struct Context {
     pub options: LocalOptions,
 }
 
+/// A log whose end is known. Nothing has been changed.
+#[derive(Debug)]
+pub(crate) struct Examination {
+    context: Context,
+    survey: Survey,
+    walk: Walk,
+    left: Leftovers,
+    /// The segments that stay, the last one ready to be written.
+    pub segments: Vec<Arc<SegmentInfo>>,
+    began: Instant,
+}
+
 /// A log whose end is known and clean, before the new epoch.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub end: End,
-    pub segments: Vec<Arc<SegmentInfo>>,
     pub spares: spares::Found,
     pub cut: Vec<Cut>,
     pub clean: bool,
@@ -89,12 +100,12 @@ pub(crate) struct Recovered {
     pub began: Instant,
 }
 
-/// Runs the machine.
-pub(crate) fn recover(
+/// Runs the machine up to where it would change something.
+pub(crate) fn examine(
     files: Arc<dyn Files>,
     dir: &Path,
     options: &LocalOptions,
-) -> Result<Recovered, OpenError> {
+) -> Result<Examination, OpenError> {
     let began = Instant::now();
     let context = Context { files, dir: dir.to_owned(), options: options.clone() };
     let mut survey = Survey::take(&context)?;
@@ -109,36 +120,53 @@ pub(crate) fn recover(
         left = Leftovers::find(&context, &survey, &walk.at)?;
     }
     let segments = segments(&context, &survey, &walk)?;
-    let (cut, ended) = cut::cut(&context, &mut survey, &walk, &left)?;
-    cut::remove_misfits(&context, &survey)?;
-    let active = match (walk.at.segment, segments.last()) {
-        (Some(last), Some(segment)) => Some(Active {
-            segment: segment.clone(),
-            file: survey.segments[last].open(&context)?,
-            offset: walk.at.offset,
-            head: None,
-            ended,
-        }),
-        _ => None,
-    };
-    let end = End {
-        active,
-        next_segment: SegmentNo(survey.next_segment),
-        next: walk.at.chain.next,
-        crc: walk.at.chain.crc.unwrap_or(0),
-        epoch: walk.at.chain.epoch.unwrap_or(0),
-        wall_ms: walk.at.wall_ms,
-        lease_ms: walk.at.lease_ms,
-    };
-    Ok(Recovered {
-        end,
-        segments,
-        spares: std::mem::take(&mut survey.spares),
-        cut,
-        clean: walk.at.marked,
-        bytes_read: walk.bytes_read + left.bytes_read,
-        began,
-    })
+    Ok(Examination { context, survey, walk, left, segments, began })
+}
+
+impl Examination {
+    /// The last frame of the log; zero if there is none.
+    pub(crate) fn last(&self) -> FrameNo {
+        self.walk.at.chain.next.prev()
+    }
+
+    /// The wall and the lease clock in the last frame, milliseconds.
+    pub(crate) fn clocks(&self) -> (u64, u64) {
+        (self.walk.at.wall_ms, self.walk.at.lease_ms)
+    }
+
+    /// The last step: cuts what lies behind the end.
+    pub(crate) fn settle(self) -> Result<Recovered, OpenError> {
+        let Examination { context, mut survey, walk, left, segments, began } = self;
+        let (cut, ended) = cut::cut(&context, &mut survey, &walk, &left)?;
+        cut::remove_misfits(&context, &survey)?;
+        let active = match (walk.at.segment, segments.last()) {
+            (Some(last), Some(segment)) => Some(Active {
+                segment: segment.clone(),
+                file: survey.segments[last].open(&context)?,
+                offset: walk.at.offset,
+                head: None,
+                ended,
+            }),
+            _ => None,
+        };
+        let end = End {
+            active,
+            next_segment: SegmentNo(survey.next_segment),
+            next: walk.at.chain.next,
+            crc: walk.at.chain.crc.unwrap_or(0),
+            epoch: walk.at.chain.epoch.unwrap_or(0),
+            wall_ms: walk.at.wall_ms,
+            lease_ms: walk.at.lease_ms,
+        };
+        Ok(Recovered {
+            end,
+            spares: std::mem::take(&mut survey.spares),
+            cut,
+            clean: walk.at.marked,
+            bytes_read: walk.bytes_read + left.bytes_read,
+            began,
+        })
+    }
 }
 
 /// The segments that stay, the last one ready to be written.

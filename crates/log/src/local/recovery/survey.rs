@@ -7,7 +7,9 @@ use super::Context;
 use crate::SegmentNo;
 use crate::files::{Access, File, FileError, Files};
 use crate::local::error::OpenError;
-use crate::local::layout::{self, Geometry, Name, SegmentHeader, SegmentHeaderError};
+use crate::local::layout::{
+    self, ALIGN_LEAST, BLOCK_BYTES, Geometry, Name, SegmentHeader, SegmentHeaderError,
+};
 use crate::local::spares;
 use crate::local::units::read_segment_header;
 
@@ -172,6 +174,16 @@ fn candidate(
         Head::Valid(header) => {
             let what = format!("of shard {}, not of shard {}", header.shard, context.options.shard);
             return Err(OpenError::Foreign { file: path, what });
+        }
+        // A torn header can be anything, but the file had its size before its name.
+        Head::Blank(_) if len < BLOCK_BYTES as u64 || !len.is_multiple_of(ALIGN_LEAST.into()) => {
+            return Err(OpenError::Corrupt {
+                file: path,
+                offset: len,
+                frame: context.options.known_durable.next(),
+                what: format!("the file has {len} bytes, which no segment has"),
+                evidence: "a segment file is never resized".to_owned(),
+            });
         }
         Head::Blank(why) => Err(why),
         // A file is recycled after its segment was released, and that after its

@@ -101,7 +101,7 @@ impl Session {
         let most = open.max_batch.unwrap_or(BATCH).clamp(1, bounds::RECEIVE_MESSAGES as u32);
         let ask = Receive {
             max: messages.min(most.into()) as usize,
-            max_bytes: bytes.min(bounds::RECEIVE_BYTES),
+            max_bytes: bytes.min(bounds::STREAM_BYTES),
             wait: WAIT,
             lease_ms: open.lease_ms,
             topic: open.topic.clone(),

@@ -91,10 +91,11 @@ impl<T: DeserializeOwned> FromRequest<Calls> for Of<T> {
 /// # Errors
 /// If it is too large, or does not come.
 pub async fn whole(request: Request) -> Result<Bytes, Problem> {
-    axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await.map_err(|error| cut_off(&error))
+    let read = axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await;
+    read.map_err(|error| cut_off(&error))
 }
 
-/// Why the body of a request was not read to its end.
+/// Why a request was not read to its end.
 pub fn cut_off(error: &axum::Error) -> Problem {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
@@ -103,13 +104,12 @@ pub fn cut_off(error: &axum::Error) -> Problem {
             return Problem::new(Kind::TooLarge, "request_too_large", detail)
                 .with_hint("publish in several requests, or as application/x-ndjson");
         }
-        if error.downcast_ref() == Some(&CutOff::NoRoom) {
-            return Problem::busy("too much is being sent to this node at once")
-                .with_hint("send less at once, or come back in a moment");
+        if let Some(cut_off) = error.downcast_ref::<CutOff>() {
+            return cut_off.problem();
         }
         cause = error.source();
     }
-    Problem::new(Kind::Unavailable, "cut_off", format!("the request was cut off: {error}"))
+    Problem::new(Kind::Unavailable, "cut_off", format!("the request was not read: {error}"))
 }
 
 /// JSON as `T`.
