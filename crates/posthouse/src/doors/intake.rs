@@ -373,11 +373,11 @@ mod tests {
         };
         let mut publishes = Vec::new();
         for path in ["/v1/topics/t/messages", "/v1/publish", "/posthouse.v1.Posthouse/Publish"] {
-            let mut body = to(path, "application/json", 1300);
+            let mut body = to(path, "application/json", 1280);
             assert!(body.frame().await.unwrap().is_ok());
             publishes.push(body);
         }
-        let mut refused = to("/v1/publish", "application/json", 1300);
+        let mut refused = to("/v1/publish", "application/json", 1280);
         let error = refused.frame().await.unwrap().unwrap_err();
         let mut cause: Option<&dyn std::error::Error> = Some(&error);
         while cause.is_some_and(|error| !error.is::<CutOff>()) {
@@ -385,11 +385,11 @@ mod tests {
         }
         let cut_off = cause.and_then(|error| error.downcast_ref::<CutOff>()).unwrap();
         assert_eq!(cut_off.problem().kind, Kind::Exhausted);
-        let mut stream = to("/posthouse.v1.Posthouse/PublishStream", "application/grpc", 1300);
+        let mut stream = to("/posthouse.v1.Posthouse/PublishStream", "application/grpc", 1280);
         let error = stream.frame().await.unwrap().unwrap_err();
         assert_eq!(tonic::Status::from_error(error.into()).code(), tonic::Code::ResourceExhausted);
         for path in ["/v1/groups/g/ack", "/posthouse.v1.Posthouse/Ack", "/v1/topics/t"] {
-            assert!(to(path, "application/json", 1300).frame().await.unwrap().is_ok(), "{path}");
+            assert!(to(path, "application/json", 1280).frame().await.unwrap().is_ok(), "{path}");
         }
     }
 
