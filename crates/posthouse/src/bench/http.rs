@@ -40,7 +40,11 @@ impl Http {
         self.ask("PUT", path, body.to_string().into()).await
     }
 
-    async fn post<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Failure> {
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, Failure> {
         let answer = self.ask("POST", path, body).await?;
         serde_json::from_slice(&answer).map_err(|error| failure(&error.to_string()))
     }

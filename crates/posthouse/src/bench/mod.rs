@@ -13,6 +13,7 @@ mod http;
 mod lane;
 mod load;
 mod node;
+pub mod scale;
 mod works;
 
 use std::path::PathBuf;

@@ -32,6 +32,7 @@ enum Work {
     EndToEnd(Options),
     /// One message at a time: one client, then 64
     Clients(Options),
+    Scale(super::scale::Scale),
 }
 
 #[derive(Debug, Args)]
@@ -80,7 +81,7 @@ struct Options {
     json: bool,
 }
 
-fn number(most: u64) -> clap::builder::RangedU64ValueParser<u64> {
+pub(super) fn number(most: u64) -> clap::builder::RangedU64ValueParser<u64> {
     clap::builder::RangedU64ValueParser::new().range(1..=most)
 }
 
@@ -92,6 +93,7 @@ impl Bench {
             Work::Deliver(options) => (bench::Work::Deliver, options),
             Work::EndToEnd(options) => (bench::Work::EndToEnd, options),
             Work::Clients(options) => (bench::Work::Clients, options),
+            Work::Scale(scale) => return scale.run(),
         };
         let plan = options.plan()?;
         let json = options.json;

@@ -6,6 +6,7 @@
 //! whether it was done.
 
 pub mod bench;
+pub mod scale;
 pub mod serve;
 
 use std::process::ExitCode;

@@ -83,6 +83,8 @@ figures! {
     gauge block_bytes: "Bytes of blocks in memory.";
     gauge young_bytes: "Bytes of the table of new messages.";
     gauge used: "Positions in flight or waiting, over all groups.";
+    gauge snapshotting: "Whether a snapshot is being taken.";
+    counter carried_bytes: "Bytes of sealed bodies written again, so that segments can go.";
     counter snapshots: "Snapshots taken.";
     counter snapshots_failed: "Snapshots that could not be taken.";
     counter turns: "Turns of the loop.";

@@ -99,6 +99,11 @@ impl Progress {
         self.state == State::Idle && !self.wanted
     }
 
+    /// Whether no snapshot is being taken.
+    pub fn is_at_rest(&self) -> bool {
+        self.state == State::Idle
+    }
+
     /// Whether there are pages to capture.
     pub fn is_walking(&self) -> bool {
         matches!(self.state, State::Walking(_))
@@ -206,6 +211,7 @@ impl<L: Log> Engine<L> {
     pub(super) fn snapshot_step(&mut self, now: Now) {
         let young = self.shard.index().young_bytes();
         metrics::set(&self.metrics().young_bytes, young as u64);
+        metrics::set(&self.metrics().snapshotting, u64::from(!self.progress.is_at_rest()));
         let (meta_bytes, log_bytes) = self.progress.bytes();
         let (entries, bodies) = self.shard.schedule().young_bytes();
         let is_time = young >= self.options.young_bytes

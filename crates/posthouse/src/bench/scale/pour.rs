@@ -1,0 +1,474 @@
+//! Pouring messages in, and taking them out: the load of all scale works.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use hdrhistogram::Histogram;
+use posthouse_core::catalog::Topic;
+use posthouse_core::message::Parts;
+use tokio::task::JoinSet;
+
+use super::failure;
+use super::host::Host;
+use crate::bench::lane::{Bodies, age, histogram};
+use crate::broker::consume::{Outcome, Receive, Received, Verdict};
+use crate::broker::publish::Sent;
+use crate::broker::{Broker, Caller};
+use crate::cli::Failure;
+use crate::problem::{Kind, Problem};
+
+/// Until when messages are poured in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// So many.
+    Count(u64),
+    /// For so long.
+    Time(Duration),
+}
+
+/// Which topic a message goes to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spread {
+    /// All of a publish to one, publishes in turn.
+    Publishes,
+    /// Message by message, in turn.
+    Turn,
+    /// Message by message, anywhere.
+    Random,
+}
+
+/// What is poured in.
+#[derive(Clone)]
+pub(super) struct Pour {
+    pub topics: Arc<[Arc<Topic>]>,
+    pub spread: Spread,
+    pub size: usize,
+    pub batch: usize,
+    pub producers: usize,
+    pub depth: usize,
+    pub until: Until,
+    /// Messages a second, all producers together; `None`: as fast as they are answered.
+    pub pace: Option<f64>,
+    /// Keys are drawn from so many; 0: no keys.
+    pub keys: u64,
+    /// Bodies say when they were due.
+    pub stamped: bool,
+    /// Ends the pouring from outside.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Pour {
+    pub(super) fn new(plan: &super::ScalePlan, topics: Vec<Arc<Topic>>, until: Until) -> Pour {
+        Pour {
+            topics: topics.into(),
+            spread: Spread::Publishes,
+            size: plan.size,
+            batch: plan.batch,
+            producers: plan.producers,
+            depth: plan.depth,
+            until,
+            pace: None,
+            keys: 0,
+            stamped: false,
+            stop: Arc::default(),
+        }
+    }
+}
+
+/// What came of it.
+pub(super) struct Poured {
+    pub messages: u64,
+    pub took: Duration,
+    /// Nanoseconds from sending a publish to its answer: outside of snapshots,
+    pub calm: Histogram<u64>,
+    /// and while one was taken.
+    pub snapshot: Histogram<u64>,
+    /// Publishes that were refused because the disk is full.
+    pub refused: u64,
+    /// Messages answered in each second.
+    pub seconds: Vec<u64>,
+    /// Messages answered, and seconds, by whether a snapshot was being taken.
+    pub rates: [(u64, f64); 2],
+}
+
+impl Poured {
+    /// Messages a second.
+    pub(super) fn rate(&self) -> f64 {
+        self.messages as f64 / self.took.as_secs_f64()
+    }
+
+    /// All times.
+    pub(super) fn times(&self) -> Histogram<u64> {
+        let mut all = self.calm.clone();
+        // Both have the same bounds.
+        let _ = all.add(&self.snapshot);
+        all
+    }
+}
+
+/// Numbers that look random: SplitMix64, Steele et al., "Fast splittable pseudorandom
+/// number generators" (2014).
+#[derive(Clone, Debug)]
+pub(super) struct Chance(pub u64);
+
+impl Chance {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, most: u64) -> u64 {
+        self.next() % most.max(1)
+    }
+}
+
+/// The text of a key.
+pub(super) fn key(number: u64) -> String {
+    format!("key-{number}")
+}
+
+struct Shared {
+    host: Arc<Host>,
+    pour: Pour,
+    began: Instant,
+    /// Messages that nobody has begun to send.
+    left: AtomicU64,
+    answered: AtomicU64,
+}
+
+struct Lane {
+    calm: Histogram<u64>,
+    snapshot: Histogram<u64>,
+    refused: u64,
+}
+
+/// Pours messages in.
+pub(super) async fn pour(host: &Arc<Host>, pour: Pour) -> Result<Poured, Failure> {
+    let left = match pour.until {
+        Until::Count(count) => count,
+        Until::Time(_) => u64::MAX,
+    };
+    let shared = Arc::new(Shared {
+        host: host.clone(),
+        began: Instant::now(),
+        left: AtomicU64::new(left),
+        answered: AtomicU64::new(0),
+        pour,
+    });
+    let mut lanes = JoinSet::new();
+    for number in 0..shared.pour.producers {
+        lanes.spawn(lane(shared.clone(), number));
+    }
+    let watching = tokio::spawn(watch(shared.clone()));
+    let mut poured = Poured {
+        messages: 0,
+        took: Duration::ZERO,
+        calm: histogram(),
+        snapshot: histogram(),
+        refused: 0,
+        seconds: Vec::new(),
+        rates: [(0, 0.0); 2],
+    };
+    while let Some(lane) = lanes.join_next().await {
+        let lane = lane.map_err(|error| failure(format!("a producer has ended: {error}")))??;
+        // All have the same bounds.
+        let _ = poured.calm.add(&lane.calm);
+        let _ = poured.snapshot.add(&lane.snapshot);
+        poured.refused += lane.refused;
+    }
+    poured.took = shared.began.elapsed();
+    watching.abort();
+    if let Ok((seconds, rates)) = watching.await {
+        poured.seconds = seconds;
+        poured.rates = rates;
+    }
+    poured.messages = shared.answered.load(Ordering::Relaxed);
+    Ok(poured)
+}
+
+type Watched = (Vec<u64>, [(u64, f64); 2]);
+
+/// Counts what is answered, second by second, and by whether a snapshot is taken. Ends
+/// by itself when the pouring does.
+async fn watch(shared: Arc<Shared>) -> Watched {
+    const STEP: Duration = Duration::from_millis(10);
+    let mut watched: Watched = (Vec::new(), [(0, 0.0); 2]);
+    let (mut last, mut at) = (0, Instant::now());
+    let (mut second, mut second_at) = (0, Instant::now());
+    while !shared.is_over() {
+        tokio::time::sleep(STEP).await;
+        let (now, answered) = (Instant::now(), shared.answered.load(Ordering::Relaxed));
+        let sort = usize::from(shared.host.is_snapshotting());
+        watched.1[sort].0 += answered - last;
+        watched.1[sort].1 += (now - at).as_secs_f64();
+        (last, at) = (answered, now);
+        if second_at.elapsed() >= Duration::from_secs(1) {
+            watched.0.push(answered - second);
+            (second, second_at) = (answered, now);
+        }
+    }
+    watched
+}
+
+impl Shared {
+    /// Whether no more is to be sent.
+    fn is_over(&self) -> bool {
+        let over = match self.pour.until {
+            Until::Count(_) => self.left.load(Ordering::Relaxed) == 0,
+            Until::Time(time) => self.began.elapsed() >= time,
+        };
+        over || self.pour.stop.load(Ordering::Relaxed)
+    }
+
+    /// How many messages the next publish has; 0 at the end.
+    fn take(&self) -> usize {
+        if self.is_over() {
+            return 0;
+        }
+        let batch = self.pour.batch as u64;
+        let take = |left: u64| Some(left.saturating_sub(batch));
+        let before = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        before.unwrap_or(0).min(batch) as usize
+    }
+}
+
+/// A publish that was sent, and not answered yet.
+type Pending = (BoxFuture<'static, Result<Sent, Problem>>, usize, Instant, bool);
+
+async fn lane(shared: Arc<Shared>, number: usize) -> Result<Lane, Failure> {
+    let pour = &shared.pour;
+    let mut lane = Lane { calm: histogram(), snapshot: histogram(), refused: 0 };
+    let bodies = Bodies::new(pour.size, pour.stamped);
+    let mut chance = Chance(number as u64 * 7919 + 1);
+    let mut pending: VecDeque<Pending> = VecDeque::new();
+    let apart =
+        pour.pace.map(|pace| Duration::from_secs_f64((pour.batch * pour.producers) as f64 / pace));
+    let mut due = shared.began;
+    let mut turn = number as u64;
+    loop {
+        while pending.len() < pour.depth {
+            if let Some(apart) = apart {
+                due += apart;
+                if !pending.is_empty() && due > Instant::now() {
+                    due -= apart;
+                    break;
+                }
+                tokio::time::sleep_until(due.into()).await;
+            }
+            let count = shared.take();
+            if count == 0 {
+                break;
+            }
+            let now = if apart.is_some() { due } else { Instant::now() };
+            let body = bodies.body(now);
+            turn += pour.producers as u64;
+            match send(&shared, &body, count, turn, &mut chance).await {
+                Ok(answer) => {
+                    pending.push_back((answer, count, now, shared.host.is_snapshotting()));
+                }
+                Err(problem) if problem.kind == Kind::DiskFull => {
+                    lane.refused += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(problem) => return Err(problem.into()),
+            }
+        }
+        let Some((answer, count, began, snapshot)) = pending.pop_front() else {
+            if shared.is_over() {
+                return Ok(lane);
+            }
+            continue;
+        };
+        match answer.await {
+            Ok(_) => {
+                shared.answered.fetch_add(count as u64, Ordering::Relaxed);
+                let nanos = began.elapsed().as_nanos() as u64;
+                let times = match snapshot || shared.host.is_snapshotting() {
+                    true => &mut lane.snapshot,
+                    false => &mut lane.calm,
+                };
+                times.saturating_record(nanos);
+            }
+            Err(problem) if problem.kind == Kind::DiskFull => lane.refused += 1,
+            Err(problem) => return Err(problem.into()),
+        }
+    }
+}
+
+async fn send(
+    shared: &Shared,
+    body: &bytes::Bytes,
+    count: usize,
+    turn: u64,
+    chance: &mut Chance,
+) -> Result<BoxFuture<'static, Result<Sent, Problem>>, Problem> {
+    let (broker, pour) = (&shared.host.broker, &shared.pour);
+    let permit = broker.wait_for_permit(body.len() * count).await?;
+    let mut outbox = broker.outbox(Some(permit), true);
+    let topics = pour.topics.len() as u64;
+    for n in 0..count as u64 {
+        let at = match pour.spread {
+            Spread::Publishes => turn % topics,
+            Spread::Turn => (turn * pour.batch as u64 + n) % topics,
+            Spread::Random => chance.below(topics),
+        };
+        let topic = &pour.topics[at as usize];
+        if pour.keys == 0 {
+            broker.add(&mut outbox, topic, &Parts::default(), body)?;
+        } else {
+            let key = key(chance.below(pour.keys));
+            let parts = Parts { key: Some(&key), ..Parts::default() };
+            broker.add(&mut outbox, topic, &parts, body)?;
+        }
+    }
+    Ok(broker.submit(outbox)?.wait().boxed())
+}
+
+/// What consumers have done, counted while they work.
+#[derive(Debug, Default)]
+pub(super) struct Drained {
+    /// Messages acknowledged for good.
+    pub acked: AtomicU64,
+    /// Messages that came after one with a higher position of their partition.
+    pub disordered: AtomicU64,
+    /// Receives and acknowledgements that were refused.
+    pub refused: AtomicU64,
+    /// Consumers leave.
+    pub stop: AtomicBool,
+}
+
+/// How a consumer works.
+#[derive(Clone)]
+pub(super) struct Drain {
+    pub group: String,
+    pub consumer: String,
+    pub batch: usize,
+    /// Acknowledgements under way before it receives again.
+    pub acks: usize,
+    /// Of so many messages one is given back once; 0: none.
+    pub nack_one_in: u64,
+}
+
+/// Consumes until told to stop. Returns the ages of stamped messages.
+pub(super) async fn drain(
+    broker: Arc<Broker>,
+    how: Drain,
+    drained: Arc<Drained>,
+) -> Result<Histogram<u64>, Failure> {
+    const WAIT: Duration = Duration::from_millis(500);
+    let mut ages = histogram();
+    let mut last: HashMap<posthouse_core::TopicId, u64> = HashMap::new();
+    let mut acks: FuturesUnordered<BoxFuture<'static, Result<Vec<Outcome>, Problem>>> =
+        FuturesUnordered::new();
+    let ask = Receive {
+        max: how.batch,
+        wait: WAIT,
+        consumer: how.consumer.clone(),
+        ..Receive::default()
+    };
+    let mut count = 0;
+    while !drained.stop.load(Ordering::Relaxed) {
+        let received = match broker.receive(&Caller::Node, &how.group, &ask).await {
+            Ok(received) => received,
+            Err(problem) => {
+                refused(&drained, problem)?;
+                continue;
+            }
+        };
+        for message in &received {
+            let before = last.insert(message.topic.id, message.position);
+            if message.attempt == 1 && before.is_some_and(|before| before > message.position) {
+                drained.disordered.fetch_add(1, Ordering::Relaxed);
+            }
+            if let Some(age) = age(&message.parts()?.1) {
+                ages.saturating_record(age.as_nanos() as u64);
+            }
+        }
+        if !received.is_empty() {
+            acks.push(settle(&broker, &how, received, &mut count));
+        }
+        while acks.len() >= how.acks.max(1) {
+            match acks.next().await {
+                Some(Ok(outcomes)) => counted(&drained, &outcomes),
+                Some(Err(problem)) => refused(&drained, problem)?,
+                None => break,
+            }
+        }
+    }
+    while let Some(outcomes) = acks.next().await {
+        match outcomes {
+            Ok(outcomes) => counted(&drained, &outcomes),
+            Err(problem) => refused(&drained, problem)?,
+        }
+    }
+    Ok(ages)
+}
+
+fn counted(drained: &Drained, outcomes: &[Outcome]) {
+    let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Ok).count();
+    drained.acked.fetch_add(done as u64, Ordering::Relaxed);
+}
+
+/// What is refused for now is counted; anything else ends the run.
+fn refused(drained: &Drained, problem: Problem) -> Result<(), Failure> {
+    match problem.kind {
+        Kind::Exhausted | Kind::DiskFull => {
+            drained.refused.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        _ => Err(problem.into()),
+    }
+}
+
+fn settle(
+    broker: &Arc<Broker>,
+    how: &Drain,
+    received: Vec<Received>,
+    count: &mut u64,
+) -> BoxFuture<'static, Result<Vec<Outcome>, Problem>> {
+    let (broker, group) = (broker.clone(), how.group.clone());
+    let items = received
+        .into_iter()
+        .map(|message| {
+            *count += 1;
+            let again = how.nack_one_in > 0
+                && count.is_multiple_of(how.nack_one_in)
+                && message.attempt == 1;
+            let verdict = match again {
+                true => Verdict::Nack { delay_ms: Some(100), reason: "once more".into() },
+                false => Verdict::Ack,
+            };
+            (message.receipt, verdict)
+        })
+        .collect();
+    async move { broker.settle(&Caller::Node, &group, items).await }.boxed()
+}
+
+/// Waits until `done` says so; fails if nothing moves for a minute.
+pub(super) async fn wait_for(
+    what: &str,
+    mut done: impl FnMut() -> (bool, u64),
+) -> Result<(), Failure> {
+    let (mut last, mut at) = (0, Instant::now());
+    loop {
+        let (is_done, progress) = done();
+        if is_done {
+            return Ok(());
+        }
+        if progress != last {
+            (last, at) = (progress, Instant::now());
+        }
+        if at.elapsed() > Duration::from_secs(60) {
+            return Err(failure(format!("{what}: nothing has moved for a minute, at {last}")));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
