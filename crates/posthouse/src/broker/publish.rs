@@ -12,7 +12,7 @@ use posthouse_core::queue::command::{Batch, Known, Published, Refusal, Reply};
 use posthouse_core::record::{Draft, EntryDedupe};
 use posthouse_core::{Position, ShardId, UnixMs};
 use posthouse_frame::BodyBuf;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
 
 use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
@@ -111,11 +111,15 @@ impl Broker {
     /// Room for `bytes` of bodies, at once.
     ///
     /// # Errors
-    /// If so much is on its way into the log already: the caller is to come back.
+    /// If so much is on its way into the log already, the caller is to come back; and if
+    /// the node is stopping.
     pub fn permit(&self, bytes: usize) -> Result<Permit, Problem> {
         let permits = permits_for(bytes);
         let taken = self.bytes_in_flight.clone().try_acquire_many_owned(permits);
-        taken.map(Permit).map_err(|_| {
+        taken.map(Permit).map_err(|error| {
+            if error == TryAcquireError::Closed {
+                return Problem::stopping();
+            }
             let most = bounds::BYTES_IN_FLIGHT >> 20;
             Problem::busy(format!("{most} MiB of messages are on their way to the disk already"))
                 .with_hint("publish less at once, or come back in a moment")
