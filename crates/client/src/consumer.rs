@@ -1,15 +1,22 @@
 //! Consuming with a handler.
+//!
+//! Handlers are tasks, and what they have done is kept until the server has confirmed
+//! it. Both outlive a connection: the next one begins with the credit that is left, with
+//! longer leases for what is being handled, and with whatever was not confirmed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::proto::consume_request::{Credit, Open, Request, StreamAck, StreamExtend, StreamNack};
-use crate::proto::{ConsumeRequest, consume_response::Response};
+use crate::proto::consume_response::Response;
+use crate::proto::{ConsumeRequest, ConsumeResponse};
 use crate::{Client, Delivery, Error};
 
 /// How to consume.
@@ -71,20 +78,27 @@ impl<E: std::fmt::Display> From<E> for HandlerError {
 /// The most bytes of a reason that a server takes.
 const REASON_BYTES: usize = 1024;
 
-type Requests = mpsc::UnboundedSender<ConsumeRequest>;
+/// The most receipts of one request that a server takes.
+const RECEIPTS: usize = 10_000;
 
-/// Receipts of messages that handlers have, by a number of ours.
-type Held = Arc<Mutex<HashMap<u64, String>>>;
+/// Stands in requests whose answer does not matter.
+const NO_SEQ: u64 = 0;
+
+type Requests = mpsc::UnboundedSender<ConsumeRequest>;
 
 impl Client {
     /// Calls `handler` for every message of a group, several at a time. A message is
     /// acknowledged when the handler returns `Ok`, and given back when it returns an
-    /// error. Its lease is extended while the handler runs.
+    /// error or panics. Its lease is extended while the handler runs.
     ///
-    /// Runs until the returned future is dropped, or the server cannot be reached for as
-    /// long as the options say, or it refuses. When the connection breaks it is made
-    /// anew; messages that handlers still have then are settled if they finish before
-    /// the lease ends, and come again otherwise.
+    /// Runs until the server cannot be reached for as long as the options say, or it
+    /// refuses, or the returned future is dropped: then handlers are dropped where they
+    /// are, and their messages come again. See [`Client::consume_until`] to end in
+    /// peace.
+    ///
+    /// When the connection breaks it is made anew. Handlers go on meanwhile, and what
+    /// they have done is told to the server when it is back; that counts if nobody else
+    /// has got the message since.
     ///
     /// # Errors
     /// See [`Error`].
@@ -98,141 +112,297 @@ impl Client {
         H: Fn(Delivery) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        let handler = Arc::new(handler);
-        let mut pause = Duration::from_millis(50);
-        let mut unreachable_since: Option<tokio::time::Instant> = None;
-        loop {
-            let began = tokio::time::Instant::now();
-            let ended = self.consume_once(group, &options, &handler).await;
-            let error = match ended {
-                Err(Error::Refused(problem)) if problem.status != tonic::Code::Unavailable => {
-                    return Err(Error::Refused(problem));
-                }
-                Err(error @ Error::Invalid(_)) => return Err(error),
-                Err(error) => error,
-                Ok(()) => Error::Unreachable("the server has ended the stream".into()),
-            };
-            if began.elapsed() > Duration::from_secs(5) {
-                unreachable_since = None;
-                pause = Duration::from_millis(50);
-            }
-            let since = *unreachable_since.get_or_insert_with(tokio::time::Instant::now);
-            if since.elapsed() > options.retry_for {
-                return Err(error);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
-        }
+        self.consume_until(group, options, std::future::pending(), handler).await
     }
 
-    async fn consume_once<H, F>(
+    /// As [`Client::consume`], until `stop` is ready. Then handlers that run finish and
+    /// their messages are settled; what comes meanwhile is given back at once.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn consume_until<H, F>(
         &self,
         group: &str,
-        options: &ConsumeOptions,
-        handler: &Arc<H>,
+        options: ConsumeOptions,
+        stop: impl Future<Output = ()> + Send,
+        handler: H,
     ) -> Result<(), Error>
     where
         H: Fn(Delivery) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        let (tx, rx) = mpsc::unbounded_channel();
-        let lease_ms = options.lease.as_millis() as u64;
-        let concurrency = options.concurrency.max(1) as u32;
-        let open = Open {
-            group: group.into(),
-            consumer: options.consumer.clone(),
-            lease_ms: Some(lease_ms),
-            topic: options.topic.clone(),
-            auto_ack: false,
-            broadcast: options.broadcast,
-            credit: Some(Credit { messages: concurrency, bytes: options.max_bytes }),
-            max_batch: Some(concurrency),
-        };
-        send(&tx, Request::Open(open));
-        let stream = self.raw().consume(UnboundedReceiverStream::new(rx)).await?;
-        let mut responses = stream.into_inner();
-        let held = Held::default();
-        let mut running = JoinSet::new();
-        let mut next = 0u64;
-        let mut beat = tokio::time::interval(options.lease / 3);
+        let mut stop = pin!(stop);
+        let mut consumer = Consumer::new(self.clone(), group, options, handler);
+        let mut pause = Duration::from_millis(50);
+        let mut unreachable_since: Option<Instant> = None;
         loop {
+            let error = match consumer.connection(stop.as_mut()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_worth_trying_again(&error) => error,
+                Err(error) => return Err(error),
+            };
+            if std::mem::take(&mut consumer.has_heard) {
+                unreachable_since = None;
+                pause = Duration::from_millis(50);
+            }
+            let since = *unreachable_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > consumer.options.retry_for {
+                return Err(error);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.as_mut(), if !consumer.is_stopping => consumer.is_stopping = true,
+            }
+            if consumer.is_stopping && consumer.has_nothing() {
+                return Ok(());
+            }
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+}
+
+/// Whether a stream that ended so is to be opened again.
+fn is_worth_trying_again(error: &Error) -> bool {
+    match error {
+        Error::Refused(problem) => {
+            // A damaged message comes again like any other, and others go on.
+            let is_damaged = problem.status == tonic::Code::DataLoss;
+            error.is_retryable() || error.is_outcome_unknown() || is_damaged
+        }
+        Error::Invalid(_) | Error::Closed => false,
+        Error::Unreachable(_) | Error::OutcomeUnknown(_) => true,
+    }
+}
+
+/// A message that a handler has.
+struct Held {
+    receipt: String,
+    bytes: u64,
+}
+
+type Handled = Result<(), HandlerError>;
+
+struct Consumer<H> {
+    client: Client,
+    group: String,
+    options: ConsumeOptions,
+    handler: Arc<H>,
+    running: JoinSet<Handled>,
+    held: HashMap<Id, Held>,
+    /// What the server has been told and has not confirmed, by its number.
+    unconfirmed: BTreeMap<u64, Request>,
+    next_seq: u64,
+    /// No new messages are wanted.
+    is_stopping: bool,
+    /// Something has come from the server since the last break.
+    has_heard: bool,
+}
+
+impl<H, F> Consumer<H>
+where
+    H: Fn(Delivery) -> F + Send + Sync + 'static,
+    F: Future<Output = Handled> + Send + 'static,
+{
+    fn new(client: Client, group: &str, options: ConsumeOptions, handler: H) -> Self {
+        Consumer {
+            client,
+            group: group.into(),
+            options,
+            handler: Arc::new(handler),
+            running: JoinSet::new(),
+            held: HashMap::new(),
+            unconfirmed: BTreeMap::new(),
+            next_seq: NO_SEQ + 1,
+            is_stopping: false,
+            has_heard: false,
+        }
+    }
+
+    fn has_nothing(&self) -> bool {
+        self.running.is_empty() && self.unconfirmed.is_empty()
+    }
+
+    fn concurrency(&self) -> u32 {
+        u32::try_from(self.options.concurrency).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// How a stream begins: with the credit that is left.
+    fn open(&self) -> Open {
+        let running = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+        let bytes: u64 = self.held.values().map(|held| held.bytes).sum();
+        let credit = match self.is_stopping {
+            true => Credit { messages: 0, bytes: 0 },
+            false => Credit {
+                messages: self.concurrency().saturating_sub(running),
+                bytes: self.options.max_bytes.max(1).saturating_sub(bytes),
+            },
+        };
+        Open {
+            group: self.group.clone(),
+            consumer: self.options.consumer.clone(),
+            lease_ms: Some(self.lease_ms()),
+            topic: self.options.topic.clone(),
+            auto_ack: false,
+            broadcast: self.options.broadcast,
+            credit: Some(credit),
+            max_batch: Some(self.concurrency().min(RECEIPTS as u32)),
+        }
+    }
+
+    fn lease_ms(&self) -> u64 {
+        u64::try_from(self.options.lease.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Consumes over one stream. `Ok` says that all is done after a stop.
+    async fn connection(
+        &mut self,
+        mut stop: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<(), Error> {
+        let (tx, rx) = mpsc::unbounded_channel();
+        send(&tx, Request::Open(self.open()));
+        for request in self.unconfirmed.values() {
+            send(&tx, request.clone());
+        }
+        let stream = self.client.raw().consume(UnboundedReceiverStream::new(rx)).await?;
+        let mut responses = stream.into_inner();
+        // The first beat is at once: the last connection may have ended long ago.
+        let mut beat =
+            tokio::time::interval((self.options.lease / 3).max(Duration::from_millis(10)));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.is_stopping && self.has_nothing() {
+                return Ok(());
+            }
             tokio::select! {
                 response = responses.message() => match response? {
-                    None => break,
-                    Some(response) => match response.response {
-                        Some(Response::Messages(messages)) => {
-                            for message in messages.messages {
-                                next += 1;
-                                let work = Work {
-                                    number: next,
-                                    delivery: message.into(),
-                                    requests: tx.clone(),
-                                    held: held.clone(),
-                                };
-                                held.lock().await.insert(next, work.delivery.receipt.clone());
-                                running.spawn(work.run(handler.clone()));
-                            }
-                        }
-                        Some(Response::Failed(failed)) if failed.seq == 0 => {
-                            let problem = failed.problem.unwrap_or_default();
-                            return Err(Error::Refused(problem.into()));
-                        }
-                        // What became of an ack: if the message has gone to somebody else
-                        // there is nothing to be done about it here.
-                        Some(Response::Settled(_) | Response::Failed(_)) | None => {}
-                    },
+                    None => return Err(Error::Unreachable("the server has ended the stream".into())),
+                    Some(response) => self.take(response, &tx)?,
                 },
-                _ = beat.tick() => {
-                    let receipts: Vec<String> = held.lock().await.values().cloned().collect();
-                    if !receipts.is_empty() {
-                        let extend = StreamExtend { seq: 1, receipts, lease_ms: Some(lease_ms) };
-                        send(&tx, Request::Extend(extend));
-                    }
-                }
-                Some(_) = running.join_next() => {}
+                _ = beat.tick() => self.extend(&tx),
+                Some(done) = self.running.join_next_with_id() => self.handled(done, &tx),
+                () = stop.as_mut(), if !self.is_stopping => self.is_stopping = true,
             }
         }
+    }
+
+    fn take(&mut self, response: ConsumeResponse, requests: &Requests) -> Result<(), Error> {
+        self.has_heard = true;
+        match response.response {
+            Some(Response::Messages(messages)) if self.is_stopping => {
+                let receipts = messages.messages.into_iter().map(|message| message.receipt);
+                let nack = StreamNack {
+                    seq: NO_SEQ,
+                    receipts: receipts.collect(),
+                    delay_ms: Some(0),
+                    reason: "the consumer was stopping".into(),
+                };
+                self.settle(Request::Nack(nack), requests);
+            }
+            Some(Response::Messages(messages)) => {
+                for message in messages.messages {
+                    let delivery = Delivery::from(message);
+                    let (receipt, bytes) = (delivery.receipt.clone(), delivery.body.len() as u64);
+                    let handler = self.handler.clone();
+                    // Called inside: a handler may panic before its first await.
+                    let work = self.running.spawn(async move { handler(delivery).await });
+                    self.held.insert(work.id(), Held { receipt, bytes });
+                }
+            }
+            // If the message has gone to somebody else there is nothing to be done about it
+            // here: each receipt's result is only as good as the work it stands for.
+            Some(Response::Settled(settled)) => drop(self.unconfirmed.remove(&settled.seq)),
+            Some(Response::Failed(failed)) => {
+                let error = Error::Refused(failed.problem.unwrap_or_default().into());
+                // What it can do later is told again, on the next stream.
+                let is_awaited = self.unconfirmed.contains_key(&failed.seq);
+                if is_awaited && is_worth_trying_again(&error) {
+                    return Err(error);
+                }
+                self.unconfirmed.remove(&failed.seq);
+            }
+            None => {}
+        }
         Ok(())
+    }
+
+    /// Tells the server something that it has to confirm.
+    fn settle(&mut self, request: Request, requests: &Requests) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let request = match request {
+            Request::Ack(ack) => Request::Ack(StreamAck { seq, ..ack }),
+            Request::Nack(nack) => Request::Nack(StreamNack { seq, ..nack }),
+            other => other,
+        };
+        send(requests, request.clone());
+        self.unconfirmed.insert(seq, request);
+    }
+
+    /// Takes over what a handler has done, and all others that are done by now.
+    fn handled(&mut self, first: Result<(Id, Handled), JoinError>, requests: &Requests) {
+        let mut acked = Vec::new();
+        let mut credit = Credit { messages: 0, bytes: 0 };
+        let mut next = Some(first);
+        while let Some(done) = next.take() {
+            let (id, done) = match done {
+                Ok(done) => done,
+                Err(error) => (error.id(), Err(panicked(error))),
+            };
+            if let Some(held) = self.held.remove(&id) {
+                credit.messages += 1;
+                credit.bytes += held.bytes;
+                match done {
+                    Ok(()) => acked.push(held.receipt),
+                    Err(error) => self.settle(nack(held.receipt, error), requests),
+                }
+            }
+            if acked.len() < RECEIPTS {
+                next = self.running.try_join_next_with_id();
+            }
+        }
+        if !acked.is_empty() {
+            let ack = StreamAck { seq: NO_SEQ, receipts: acked };
+            self.settle(Request::Ack(ack), requests);
+        }
+        if !self.is_stopping {
+            send(requests, Request::Credit(credit));
+        }
+    }
+
+    /// Makes the leases of what is being handled longer.
+    fn extend(&mut self, requests: &Requests) {
+        let receipts: Vec<String> = self.held.values().map(|held| held.receipt.clone()).collect();
+        for receipts in receipts.chunks(RECEIPTS) {
+            let lease_ms = Some(self.lease_ms());
+            let extend = StreamExtend { seq: NO_SEQ, receipts: receipts.to_vec(), lease_ms };
+            send(requests, Request::Extend(extend));
+        }
     }
 }
 
 fn send(requests: &Requests, request: Request) {
-    // A closed stream: the lease runs out, and the message comes again.
+    // A closed stream: what matters is told again on the next one.
     drop(requests.send(ConsumeRequest { request: Some(request) }));
 }
 
-/// One message and the handler's work on it.
-struct Work {
-    number: u64,
-    delivery: Delivery,
-    requests: Requests,
-    held: Held,
+fn nack(receipt: String, error: HandlerError) -> Request {
+    let end = error.reason.floor_char_boundary(REASON_BYTES);
+    Request::Nack(StreamNack {
+        seq: NO_SEQ,
+        receipts: vec![receipt],
+        delay_ms: error.delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+        reason: error.reason[..end].to_owned(),
+    })
 }
 
-impl Work {
-    async fn run<H, F>(self, handler: Arc<H>)
-    where
-        H: Fn(Delivery) -> F,
-        F: Future<Output = Result<(), HandlerError>>,
-    {
-        let receipt = self.delivery.receipt.clone();
-        let bytes = self.delivery.body.len() as u64;
-        let done = handler(self.delivery).await;
-        self.held.lock().await.remove(&self.number);
-        let receipts = vec![receipt];
-        match done {
-            Ok(()) => send(&self.requests, Request::Ack(StreamAck { seq: 1, receipts })),
-            Err(error) => {
-                let end = error.reason.floor_char_boundary(REASON_BYTES);
-                let nack = StreamNack {
-                    seq: 1,
-                    receipts,
-                    delay_ms: error.delay.map(|delay| delay.as_millis() as u64),
-                    reason: error.reason[..end].to_owned(),
-                };
-                send(&self.requests, Request::Nack(nack));
-            }
-        }
-        send(&self.requests, Request::Credit(Credit { messages: 1, bytes }));
+/// What a panic of a handler says of its message.
+fn panicked(error: JoinError) -> HandlerError {
+    let text = error.try_into_panic().ok().and_then(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+    });
+    HandlerError {
+        reason: format!("the handler panicked: {}", text.unwrap_or_default()),
+        delay: None,
     }
 }

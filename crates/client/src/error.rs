@@ -75,6 +75,11 @@ impl Error {
         }
     }
 
+    /// Whether the server takes no work: it is starting, stopping, or has failed.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Error::Refused(problem) if problem.status == tonic::Code::Unavailable)
+    }
+
     /// Whether what was asked for may have been done.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
@@ -191,6 +196,24 @@ mod tests {
         assert_eq!(error.to_string(), "there is no topic \"x\"; create it");
         assert_eq!(error.code(), Some("topic_not_found"));
         assert!(error.is_retryable() && !error.is_outcome_unknown());
+    }
+
+    #[test]
+    fn a_code_of_grpc_without_a_problem_is_told_apart_too() {
+        use tonic::Code;
+        for (code, is_unknown, is_refused) in [
+            (Code::Unknown, true, false),
+            (Code::Internal, true, false),
+            (Code::Cancelled, true, false),
+            (Code::DeadlineExceeded, true, false),
+            (Code::Unimplemented, false, true),
+            (Code::OutOfRange, false, true),
+        ] {
+            let error = Error::from(tonic::Status::new(code, "what it says"));
+            assert_eq!(error.is_outcome_unknown(), is_unknown, "{code:?}");
+            assert_eq!(matches!(error, Error::Refused(_)), is_refused, "{code:?}");
+            assert!(!error.is_retryable(), "{code:?}");
+        }
     }
 
     #[test]

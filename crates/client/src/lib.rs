@@ -19,8 +19,8 @@
 //! - [`Client::publish`] and [`Client::publish_all`]: one call, one answer;
 //! - [`Publisher`]: many messages from many tasks, in batches, pipelined;
 //! - [`Client::receive`]: messages to handle and settle as you like;
-//! - [`Client::consume`]: a handler; leases are extended while it runs, and the
-//!   connection is made anew when it breaks;
+//! - [`Client::consume`] and [`Client::consume_until`]: a handler; leases are extended
+//!   while it runs, and the connection is made anew when it breaks;
 //! - [`Client::raw`]: everything else, as [`proto`] has it.
 //!
 //! An error says whether it pays to try again: see [`Error::is_retryable`] and
@@ -45,5 +45,5 @@ pub mod proto {
 pub use client::{Client, ClientBuilder};
 pub use consumer::{ConsumeOptions, HandlerError};
 pub use error::{Error, Problem, rpc_status};
-pub use message::{Delivery, Message, Outcome, Published, ReceiveOptions};
+pub use message::{Delivery, Message, Origin, Outcome, Published, ReceiveOptions};
 pub use publisher::{Pending, Publisher, PublisherOptions};

@@ -159,6 +159,51 @@ pub struct Delivery {
     pub headers: HashMap<String, String>,
     /// The publisher's id of it.
     pub dedupe_id: Option<String>,
+    /// How long it is of use, from its publishing on.
+    pub ttl: Option<Duration>,
+    /// The life it had before it became a dead letter, if it was one.
+    pub origin: Option<Origin>,
+}
+
+/// The life that a dead letter had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The topic it was published to.
+    pub topic: String,
+    /// The partition there.
+    pub partition: u32,
+    /// Its position there.
+    pub position: u64,
+    /// When it was published.
+    pub published_at: SystemTime,
+    /// Why it died: `nacked` or `lease_expired`.
+    pub reason: String,
+    /// How often it was given out.
+    pub attempts: u32,
+    /// When it died.
+    pub died_at: SystemTime,
+    /// What the last nack said.
+    pub error: String,
+}
+
+impl From<proto::Origin> for Origin {
+    fn from(origin: proto::Origin) -> Self {
+        Origin {
+            topic: origin.topic,
+            partition: origin.partition,
+            position: origin.position,
+            published_at: time(origin.published_at_ms),
+            reason: origin.reason,
+            attempts: origin.attempts,
+            died_at: time(origin.died_at_ms),
+            error: origin.error,
+        }
+    }
+}
+
+fn time(unix_ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(unix_ms)
 }
 
 impl From<proto::ReceivedMessage> for Delivery {
@@ -170,13 +215,15 @@ impl From<proto::ReceivedMessage> for Delivery {
             position: message.position,
             attempt: message.attempt,
             fence: message.fence,
-            published_at: UNIX_EPOCH + Duration::from_millis(message.published_at_ms),
+            published_at: time(message.published_at_ms),
             receipt: message.receipt,
             body: message.body,
             key: message.key,
             tags: message.tags,
             headers: message.headers,
             dedupe_id: message.dedupe_id,
+            ttl: message.ttl_ms.map(Duration::from_millis),
+            origin: message.origin.map(Origin::from),
         }
     }
 }

@@ -38,6 +38,10 @@ impl Default for PublisherOptions {
     }
 }
 
+/// The most bytes of a message that are sent: with all that belongs to it, it has to fit
+/// in a request, and a server takes 8 MiB of bodies at once.
+const MESSAGE_BYTES: usize = 9 << 20;
+
 type Answer = oneshot::Sender<Result<Published, Error>>;
 
 struct Item {
@@ -50,9 +54,9 @@ struct Item {
 /// a message that comes alone does not wait for company.
 ///
 /// Messages of one publisher to one topic are published in the order of their calls, as
-/// long as the connection holds. When it breaks, messages whose outcome is not known are
-/// sent again if they have a [`Message::dedupe_id`], and end with
-/// [`Error::OutcomeUnknown`] if they do not.
+/// long as the connection holds. When it breaks, or the server stops, messages that it
+/// has not answered for are sent again if they have a [`Message::dedupe_id`], and end
+/// with [`Error::OutcomeUnknown`] if they do not. What was never sent waits.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     items: mpsc::Sender<Item>,
@@ -91,7 +95,8 @@ impl Publisher {
     /// durable.
     ///
     /// # Errors
-    /// [`Error::Closed`].
+    /// [`Error::Invalid`] if it is larger than any server takes, [`Error::Closed`] if its
+    /// runtime is going.
     pub async fn send(
         &self,
         topic: impl Into<String>,
@@ -99,6 +104,14 @@ impl Publisher {
     ) -> Result<Pending, Error> {
         let (answer, rx) = oneshot::channel();
         let item = Item { topic: topic.into(), message: message.into().0, answer };
+        let bytes = bytes_of(&item.message);
+        if bytes > MESSAGE_BYTES {
+            // It would end the stream, and everything else on it.
+            return Err(Error::Invalid(format!(
+                "the message has {bytes} bytes with all that belongs to it; a server takes at \
+                 most {MESSAGE_BYTES}"
+            )));
+        }
         self.items.send(item).await.map_err(|_| Error::Closed)?;
         Ok(Pending(rx))
     }
@@ -121,9 +134,46 @@ impl Future for Pending {
 /// Messages under way together.
 struct Batch {
     topic: String,
-    /// Kept only if all can be sent again: then a break is no reason to give up.
-    messages: Option<Vec<OutgoingMessage>>,
-    answers: Vec<Answer>,
+    entries: Vec<Entry>,
+    /// Whether it was sent before, on a stream that broke.
+    was_sent: bool,
+}
+
+/// A message that waits for its answer.
+struct Entry {
+    /// Kept if it can be sent again: it has a publish id, or the server has not seen it.
+    message: Option<OutgoingMessage>,
+    answer: Answer,
+}
+
+impl Entry {
+    fn has_id(&self) -> bool {
+        self.message.as_ref().is_some_and(|message| message.dedupe_id.is_some())
+    }
+}
+
+impl Batch {
+    /// Answers for all messages.
+    fn fail(self, error: &Error) {
+        let error = match error {
+            // What was sent before may have been published then.
+            Error::OutcomeUnknown(_) => error.clone(),
+            error if self.was_sent => Error::OutcomeUnknown(error.to_string()),
+            error => error.clone(),
+        };
+        for entry in self.entries {
+            drop(entry.answer.send(Err(error.clone())));
+        }
+    }
+
+    /// Splits off what can be sent again; answers for the rest.
+    fn retain(mut self, again: impl Fn(&Entry) -> bool, error: &Error) -> Option<Batch> {
+        let (again, over): (Vec<Entry>, Vec<Entry>) = self.entries.drain(..).partition(again);
+        let rest = Batch { topic: String::new(), entries: over, was_sent: self.was_sent };
+        rest.fail(error);
+        self.entries = again;
+        (!self.entries.is_empty()).then_some(self)
+    }
 }
 
 struct Worker {
@@ -132,10 +182,16 @@ struct Worker {
     items: mpsc::Receiver<Item>,
     /// Batches to send again, oldest first.
     again: VecDeque<Batch>,
+    /// Batches that a server which stops has not taken; older than all others.
+    refused: VecDeque<Batch>,
     under_way: VecDeque<Batch>,
     /// What did not fit in the last batch.
     waiting: VecDeque<Item>,
     closed: bool,
+    /// The server takes nothing more on this stream.
+    is_ending: bool,
+    /// Something was published since the last break.
+    has_moved: bool,
 }
 
 /// Why a stream ended.
@@ -152,14 +208,18 @@ impl Worker {
             options,
             items,
             again: VecDeque::new(),
+            refused: VecDeque::new(),
             under_way: VecDeque::new(),
             waiting: VecDeque::new(),
             closed: false,
+            is_ending: false,
+            has_moved: false,
         }
     }
 
     async fn run(mut self) {
-        let mut pause = Duration::from_millis(20);
+        const PAUSE: Duration = Duration::from_millis(20);
+        let mut pause = PAUSE;
         let mut trying_since: Option<tokio::time::Instant> = None;
         loop {
             // No stream without something to send.
@@ -168,85 +228,100 @@ impl Worker {
                     Some(item) => self.waiting.push_back(item),
                     None => return,
                 }
+                (pause, trying_since) = (PAUSE, None);
             }
-            let answered_before = self.under_way.len();
-            match self.stream(&mut trying_since).await {
+            let error = match self.stream().await {
                 End::Done => return,
-                End::Broken(error) => {
-                    if trying_since.is_none() || self.under_way.len() < answered_before {
-                        pause = Duration::from_millis(20);
-                    }
-                    let since = *trying_since.get_or_insert_with(tokio::time::Instant::now);
-                    let gives_up = since.elapsed() > self.options.retry_for;
-                    self.sort_out(&error, gives_up);
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
+                End::Broken(error) => error,
+            };
+            if std::mem::take(&mut self.has_moved) {
+                (pause, trying_since) = (PAUSE, None);
             }
+            let since = *trying_since.get_or_insert_with(tokio::time::Instant::now);
+            // What is refused as a whole, like a token, is refused again.
+            let is_refused = matches!(error, Error::Refused(_)) && !error.is_retryable();
+            let gives_up = is_refused || since.elapsed() > self.options.retry_for;
+            self.sort_out(&error, gives_up);
+            if gives_up {
+                // Who comes later has tried for no time yet.
+                trying_since = None;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
         }
     }
 
     /// What was under way when the stream broke: goes again, or ends.
     fn sort_out(&mut self, error: &Error, gives_up: bool) {
-        let never_sent = matches!(error, Error::Unreachable(_));
+        // On a stream that was open nobody knows; else it never was, and nothing was sent.
+        let never_sent = !matches!(error, Error::OutcomeUnknown(_));
         for batch in self.under_way.drain(..).rev() {
-            if batch.messages.is_some() && !gives_up {
-                self.again.push_front(batch);
-            } else {
-                let error = match error {
-                    Error::Unreachable(_) | Error::Refused(_) => error.clone(),
-                    other => Error::OutcomeUnknown(other.to_string()),
-                };
-                batch.answers.into_iter().for_each(|a| drop(a.send(Err(error.clone()))));
-            }
+            let goes = |entry: &Entry| !gives_up && (entry.has_id() || never_sent);
+            let Some(mut batch) =
+                batch.retain(|entry| entry.message.is_some() && goes(entry), error)
+            else {
+                continue;
+            };
+            batch.was_sent |= !never_sent;
+            self.again.push_front(batch);
+        }
+        for batch in self.refused.drain(..).rev() {
+            self.again.push_front(batch);
         }
         if gives_up {
-            let error =
-                if never_sent { error.clone() } else { Error::Unreachable(error.to_string()) };
+            let error = match error {
+                Error::Unreachable(_) | Error::Refused(_) => error.clone(),
+                other => Error::Unreachable(other.to_string()),
+            };
             for batch in self.again.drain(..) {
-                batch.answers.into_iter().for_each(|a| drop(a.send(Err(error.clone()))));
+                batch.fail(&error);
             }
-            for item in self.waiting.drain(..) {
+            let handed_over = std::iter::from_fn(|| self.items.try_recv().ok());
+            for item in self.waiting.drain(..).chain(handed_over) {
                 drop(item.answer.send(Err(error.clone())));
             }
         }
     }
 
-    async fn stream(&mut self, trying_since: &mut Option<tokio::time::Instant>) -> End {
+    async fn stream(&mut self) -> End {
+        self.is_ending = false;
         let (tx, rx) = mpsc::channel::<PublishRequest>(self.options.in_flight.max(1));
         let mut raw = self.client.raw();
         // The first request goes before the answer's headers come: some servers send
-        // them with the first answer only.
-        if let Some(request) = self.next_request() {
+        // them with the first answer only. It is kept whole: the server may not be there.
+        if let Some(request) = self.next_request(true) {
             drop(tx.send(request).await);
         }
         let mut responses = match raw.publish_stream(ReceiverStream::new(rx)).await {
             Ok(response) => response.into_inner(),
             Err(status) => return End::Broken(status.into()),
         };
-        *trying_since = None;
+        let broken = |text: String| End::Broken(Error::OutcomeUnknown(text));
         loop {
-            let room = self.under_way.len() < self.options.in_flight;
-            while room
-                && self.under_way.len() < self.options.in_flight
-                && let Some(request) = self.next_request()
+            while self.has_room()
+                && let Some(request) = self.next_request(false)
             {
                 if tx.send(request).await.is_err() {
-                    return End::Broken(Error::OutcomeUnknown("the stream has ended".into()));
+                    return broken("the stream has ended".into());
                 }
             }
-            if self.closed && self.under_way.is_empty() {
-                return End::Done;
+            if self.under_way.is_empty() {
+                if self.is_ending {
+                    return broken("the server is stopping".into());
+                }
+                if self.closed && self.again.is_empty() && self.waiting.is_empty() {
+                    return End::Done;
+                }
             }
-            let has_room = self.under_way.len() < self.options.in_flight && !self.closed;
+            let has_room = self.has_room() && !self.closed;
             tokio::select! {
                 biased;
-                response = responses.message(), if !self.under_way.is_empty() => match response {
+                // With nothing under way too: a stream that has ended is to be noticed
+                // before something is lost on it.
+                response = responses.message() => match response {
                     Ok(Some(response)) => self.answer(response),
-                    Ok(None) => {
-                        return End::Broken(Error::OutcomeUnknown("the stream has ended".into()));
-                    }
-                    Err(status) => return End::Broken(status.into()),
+                    Ok(None) => return broken("the stream has ended".into()),
+                    Err(status) => return broken(status.message().to_owned()),
                 },
                 item = self.items.recv(), if has_room => match item {
                     Some(item) => self.waiting.push_back(item),
@@ -256,13 +331,19 @@ impl Worker {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.under_way.len() < self.options.in_flight.max(1) && !self.is_ending
+    }
+
     /// The next batch, and its request: one to be sent again, or what waits for the
-    /// topic that has waited longest.
-    fn next_request(&mut self) -> Option<PublishRequest> {
+    /// topic that has waited longest. All its messages are kept if `keeps` says so, else
+    /// those that have an id.
+    fn next_request(&mut self, keeps: bool) -> Option<PublishRequest> {
         if let Some(batch) = self.again.pop_front() {
+            let messages = batch.entries.iter().filter_map(|entry| entry.message.clone());
             let request = PublishRequest {
                 topic: batch.topic.clone(),
-                messages: batch.messages.clone().unwrap_or_default(),
+                messages: messages.collect(),
                 apart: true,
             };
             self.under_way.push_back(batch);
@@ -274,12 +355,12 @@ impl Worker {
             self.waiting.push_back(item);
         }
         let topic = self.waiting.front()?.topic.clone();
-        let mut batch = Batch { topic, messages: None, answers: Vec::new() };
+        let mut batch = Batch { topic, entries: Vec::new(), was_sent: false };
         let mut messages = Vec::new();
         let mut bytes = 0;
         let mut others = VecDeque::new();
         while let Some(item) = self.waiting.pop_front() {
-            let len = item.message.body.len();
+            let len = bytes_of(&item.message);
             let full = messages.len() == self.options.batch_messages
                 || (bytes + len > self.options.batch_bytes && !messages.is_empty());
             if item.topic != batch.topic || full {
@@ -290,27 +371,35 @@ impl Worker {
                 continue;
             }
             bytes += len;
+            let is_kept = keeps || item.message.dedupe_id.is_some();
+            let message = is_kept.then(|| item.message.clone());
             messages.push(item.message);
-            batch.answers.push(item.answer);
+            batch.entries.push(Entry { message, answer: item.answer });
         }
         others.append(&mut self.waiting);
         self.waiting = others;
-        let can_go_again = messages.iter().all(|message| message.dedupe_id.is_some());
-        batch.messages = can_go_again.then(|| messages.clone());
         let request = PublishRequest { topic: batch.topic.clone(), messages, apart: true };
         self.under_way.push_back(batch);
         Some(request)
     }
 
     fn answer(&mut self, response: PublishResponse) {
-        let Some(batch) = self.under_way.pop_front() else { return };
+        let Some(mut batch) = self.under_way.pop_front() else { return };
         if let Some(problem) = response.problem {
             let error = Error::Refused(problem.into());
-            batch.answers.into_iter().for_each(|a| drop(a.send(Err(error.clone()))));
+            let is_unknown = error.is_outcome_unknown();
+            if !is_unknown && !error.is_unavailable() {
+                return batch.fail(&error);
+            }
+            // The server goes. What it has taken before is still answered.
+            self.is_ending = true;
+            batch.was_sent |= is_unknown;
+            self.refused.extend(batch.retain(Entry::has_id, &error));
             return;
         }
+        self.has_moved = true;
         let mut messages = response.messages.into_iter();
-        for answer in batch.answers {
+        for entry in batch.entries {
             let result = match messages.next() {
                 Some(proto::PublishedMessage { problem: Some(problem), .. }) => {
                     Err(Error::Refused(problem.into()))
@@ -318,9 +407,17 @@ impl Worker {
                 Some(message) => Ok(message.into()),
                 None => Err(Error::OutcomeUnknown("the answer is too short".into())),
             };
-            drop(answer.send(result));
+            drop(entry.answer.send(result));
         }
     }
+}
+
+/// What a message takes of a request, about.
+fn bytes_of(message: &OutgoingMessage) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let tags: usize = message.tags.iter().map(|tag| tag.len() + 2).sum();
+    let headers: usize = message.headers.iter().map(|(n, v)| n.len() + v.len() + 6).sum();
+    message.body.len() + text(&message.key) + text(&message.dedupe_id) + tags + headers + 32
 }
 
 #[cfg(test)]
@@ -342,7 +439,7 @@ mod tests {
 
     #[tokio::test]
     async fn batches_keep_the_order_of_each_topic_and_their_bounds() {
-        let options = PublisherOptions { batch_messages: 3, batch_bytes: 10, ..Default::default() };
+        let options = PublisherOptions { batch_messages: 3, batch_bytes: 70, ..Default::default() };
         let (mut worker, tx) = worker(options);
         for (topic, body) in [
             ("a", "1"),
@@ -357,7 +454,7 @@ mod tests {
         }
         let mut sent: HashMap<String, Vec<OutgoingMessage>> = HashMap::new();
         let mut sizes = Vec::new();
-        while let Some(request) = worker.next_request() {
+        while let Some(request) = worker.next_request(false) {
             sizes.push((request.topic.clone(), request.messages.len()));
             sent.entry(request.topic).or_default().extend(request.messages);
         }
@@ -366,6 +463,91 @@ mod tests {
         };
         assert_eq!(bodies("a"), ["1", "3", "4", "5", "a long body"]);
         assert_eq!(bodies("b"), ["2", "6"]);
-        assert!(sizes.iter().all(|(_, n)| *n <= 3), "{sizes:?}");
+        let expected = [("a", 2), ("b", 1), ("a", 2), ("a", 1), ("b", 1)];
+        assert_eq!(sizes, expected.map(|(topic, n)| (topic.to_owned(), n)));
+    }
+
+    fn send(worker: &mut Worker, id: Option<&str>) -> oneshot::Receiver<Result<Published, Error>> {
+        let (answer, rx) = oneshot::channel();
+        let mut message = Message::new("x").0;
+        message.dedupe_id = id.map(str::to_owned);
+        worker.waiting.push_back(Item { topic: "a".into(), message, answer });
+        rx
+    }
+
+    #[tokio::test]
+    async fn after_a_break_what_has_an_id_goes_again_and_the_rest_is_unknown() {
+        let (mut worker, _tx) = worker(PublisherOptions::default());
+        let (mut one, mut two) = (send(&mut worker, Some("1")), send(&mut worker, None));
+        // The server was not there: all of it waits.
+        worker.next_request(true).unwrap();
+        worker.sort_out(&Error::Unreachable("refused".into()), false);
+        assert_eq!(worker.next_request(true).unwrap().messages.len(), 2);
+        // It broke in the middle.
+        worker.sort_out(&Error::OutcomeUnknown("reset".into()), false);
+        assert!(two.try_recv().unwrap().unwrap_err().is_outcome_unknown());
+        let again = worker.next_request(true).unwrap();
+        assert_eq!(again.messages.len(), 1);
+        assert_eq!(again.messages[0].dedupe_id.as_deref(), Some("1"));
+        // It cannot be reached for too long: it may have been published all the same.
+        worker.sort_out(&Error::Unreachable("refused".into()), true);
+        assert!(one.try_recv().unwrap().unwrap_err().is_outcome_unknown());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_gets_the_rest_when_it_is_back() {
+        let options = PublisherOptions { batch_messages: 2, ..Default::default() };
+        let (mut worker, _tx) = worker(options);
+        let (mut one, mut two) = (send(&mut worker, Some("1")), send(&mut worker, None));
+        worker.next_request(false).unwrap();
+        let mut three = send(&mut worker, Some("3"));
+        worker.next_request(false).unwrap();
+        let problem = proto::Problem {
+            code: "stopping".into(),
+            status: tonic::Code::Unavailable as i32,
+            ..Default::default()
+        };
+        worker.answer(PublishResponse { problem: Some(problem), ..Default::default() });
+        assert_eq!(two.try_recv().unwrap().unwrap_err().code(), Some("stopping"));
+        assert!(!worker.has_room(), "nothing more goes there");
+        worker.sort_out(&Error::OutcomeUnknown("the stream has ended".into()), false);
+        let ids: Vec<Option<String>> = std::iter::from_fn(|| worker.next_request(true))
+            .flat_map(|request| request.messages.into_iter().map(|message| message.dedupe_id))
+            .collect();
+        assert_eq!(ids, [Some("1".into()), Some("3".into())], "in their order");
+        assert!(one.try_recv().is_err() && three.try_recv().is_err(), "they wait");
+    }
+
+    #[test]
+    fn what_was_not_sent_is_refused_with_the_rest() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        let (mut worker, tx) = worker(PublisherOptions::default());
+        let mut pending = Vec::new();
+        for (id, sent) in [(Some("1"), true), (None, true), (None, false)] {
+            let (answer, rx) = oneshot::channel();
+            let mut message = Message::new("x").0;
+            message.dedupe_id = id.map(str::to_owned);
+            worker.waiting.push_back(Item { topic: "a".into(), message, answer });
+            if sent {
+                worker.next_request(false).unwrap();
+            }
+            pending.push(rx);
+        }
+        let (answer, rx) = oneshot::channel();
+        tx.try_send(Item { topic: "b".into(), message: Message::new("y").0, answer }).unwrap();
+        pending.push(rx);
+        let problem = crate::Problem {
+            code: "unauthenticated".into(),
+            detail: "no user has this token".into(),
+            hint: String::new(),
+            retry_after: None,
+            status: tonic::Code::Unauthenticated,
+        };
+        worker.sort_out(&Error::Refused(problem), true);
+        for mut rx in pending {
+            let error = rx.try_recv().expect("it is answered").unwrap_err();
+            assert_eq!(error.code(), Some("unauthenticated"));
+        }
     }
 }

@@ -305,6 +305,48 @@ fn headings(document: &str) -> BTreeSet<String> {
     titles.map(link).collect()
 }
 
+/// The blocks of code of a document.
+fn blocks(text: &str) -> Vec<&str> {
+    text.split("\n```").skip(1).step_by(2).collect()
+}
+
+/// Where the links of a document lead to, but for its own headings and other languages.
+fn targets(text: &str) -> Vec<&str> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links.filter(|link| !link.starts_with('#') && !link.starts_with("README")).collect()
+}
+
+#[test]
+fn the_readme_begins_with_two_commands_and_leads_to_every_document() {
+    let text = read("README.md");
+    let first: Vec<&str> = blocks(&text).into_iter().take(2).collect();
+    assert_eq!(first, ["sh\ncargo run --release -- serve", "sh\ncargo test --workspace"]);
+    let linked = targets(&text);
+    let documents = documents().into_iter().filter(|name| !name.starts_with("README"));
+    let missing = documents.filter(|name| !linked.contains(&name.as_str()));
+    assert_none(missing.collect(), "documents that README.md does not lead to");
+    assert!(linked.contains(&"LICENSE"));
+}
+
+#[test]
+fn the_readme_says_the_same_in_every_language() {
+    let english = read("README.md");
+    let levels = |text: &str| -> Vec<usize> {
+        let titles = text.lines().filter(|line| line.starts_with('#'));
+        titles.map(|title| title.bytes().take_while(|byte| *byte == b'#').count()).collect()
+    };
+    let rows = |text: &str| text.lines().filter(|line| line.starts_with('|')).count();
+    for language in ["README.zh-CN.md"] {
+        let text = read(language);
+        assert!(english.contains(&format!("]({language})")), "README.md leads to {language}");
+        assert!(text.contains("](README.md)"), "{language} leads back");
+        assert_eq!(blocks(&text), blocks(&english), "the commands and answers of {language}");
+        assert_eq!(levels(&text), levels(&english), "the headings of {language}");
+        assert_eq!(targets(&text), targets(&english), "the links of {language}");
+        assert_eq!(rows(&text), rows(&english), "the tables of {language}");
+    }
+}
+
 #[test]
 fn files_that_documents_name_are_there() {
     let mut missing = Vec::new();

@@ -376,6 +376,8 @@ async fn a_refusal_says_when_to_come_back() {
     assert_eq!(refused.refusal(), (503, "stopping".into()));
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(web.get("/healthz").await.status, StatusCode::OK, "it is alive all the same");
+    let refused = web.post("/v1/topics/orders/messages", json!({"body": "x"})).await;
+    assert_eq!(refused.refusal(), (503, "stopping".into()));
     node.stop().await;
 }
 
