@@ -125,13 +125,18 @@ impl ClientBuilder {
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut texts = vec![error.to_string()];
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let text = error.to_string();
+        // Some repeat what they wrap.
+        if texts.last().is_some_and(|last| text.starts_with(last.as_str())) {
+            texts.pop();
+        }
+        texts.push(text);
         source = error.source();
     }
-    text
+    texts.join(": ")
 }
 
 /// A connection to a server. Cheap to clone; clones share the connection, which is made

@@ -177,7 +177,9 @@ impl Worker {
                         pause = Duration::from_millis(20);
                     }
                     let since = *trying_since.get_or_insert_with(tokio::time::Instant::now);
-                    let gives_up = since.elapsed() > self.options.retry_for;
+                    // What is refused as a whole, like a token, is refused again.
+                    let is_refused = matches!(error, Error::Refused(_)) && !error.is_retryable();
+                    let gives_up = is_refused || since.elapsed() > self.options.retry_for;
                     self.sort_out(&error, gives_up);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
@@ -201,12 +203,16 @@ impl Worker {
             }
         }
         if gives_up {
-            let error =
-                if never_sent { error.clone() } else { Error::Unreachable(error.to_string()) };
+            let is_refused = matches!(error, Error::Refused(_));
+            let error = match never_sent || is_refused {
+                true => error.clone(),
+                false => Error::Unreachable(error.to_string()),
+            };
             for batch in self.again.drain(..) {
                 batch.answers.into_iter().for_each(|a| drop(a.send(Err(error.clone()))));
             }
-            for item in self.waiting.drain(..) {
+            let handed_over = std::iter::from_fn(|| self.items.try_recv().ok());
+            for item in self.waiting.drain(..).chain(handed_over) {
                 drop(item.answer.send(Err(error.clone())));
             }
         }
@@ -367,5 +373,38 @@ mod tests {
         assert_eq!(bodies("a"), ["1", "3", "4", "5", "a long body"]);
         assert_eq!(bodies("b"), ["2", "6"]);
         assert!(sizes.iter().all(|(_, n)| *n <= 3), "{sizes:?}");
+    }
+
+    #[test]
+    fn what_was_not_sent_is_refused_with_the_rest() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _inside = runtime.enter();
+        let (mut worker, tx) = worker(PublisherOptions::default());
+        let mut pending = Vec::new();
+        for (id, sent) in [(Some("1"), true), (None, true), (None, false)] {
+            let (answer, rx) = oneshot::channel();
+            let mut message = Message::new("x").0;
+            message.dedupe_id = id.map(str::to_owned);
+            worker.waiting.push_back(Item { topic: "a".into(), message, answer });
+            if sent {
+                worker.next_request().unwrap();
+            }
+            pending.push(rx);
+        }
+        let (answer, rx) = oneshot::channel();
+        tx.try_send(Item { topic: "b".into(), message: Message::new("y").0, answer }).unwrap();
+        pending.push(rx);
+        let problem = crate::Problem {
+            code: "unauthenticated".into(),
+            detail: "no user has this token".into(),
+            hint: String::new(),
+            retry_after: None,
+            status: tonic::Code::Unauthenticated,
+        };
+        worker.sort_out(&Error::Refused(problem), true);
+        for mut rx in pending {
+            let error = rx.try_recv().expect("it is answered").unwrap_err();
+            assert_eq!(error.code(), Some("unauthenticated"));
+        }
     }
 }
