@@ -27,7 +27,7 @@ use crate::shard::meta::{MetaEngine, MetaMail};
 use crate::shard::metrics::ShardMetrics;
 use crate::shard::run::{self, OnFailure};
 use crate::store::open::{Opened, Replayed, open};
-use crate::store::{NewStore, Store, StoreError};
+use crate::store::{META_SHARD, NewStore, Store, StoreError};
 
 /// Settings of a node's heart; doors have theirs.
 #[derive(Clone, Debug)]
@@ -282,9 +282,6 @@ fn log_options(store: &Store, options: &BrokerOptions, writer: u32, shard: u16) 
         ..LocalOptions::new(store.number, shard)
     }
 }
-
-/// The number that stands for the catalog where logs name their shard.
-pub const META_SHARD: u16 = u16::MAX;
 
 fn open_meta(
     store: &Store,

@@ -34,8 +34,13 @@ impl ChunkFiles {
     /// What the system refused.
     pub fn new(files: Arc<dyn Files>, dir: &Path, store: u64) -> Result<Self, StoreError> {
         files.create_dir(dir)?;
+        Ok(Self::existing(files, dir, store))
+    }
+
+    /// The same for who only looks: nothing is made.
+    pub fn existing(files: Arc<dyn Files>, dir: &Path, store: u64) -> Self {
         let open = Mutex::new(BTreeMap::new());
-        Ok(ChunkFiles { inner: Arc::new(Inner { files, dir: dir.to_owned(), store, open }) })
+        ChunkFiles { inner: Arc::new(Inner { files, dir: dir.to_owned(), store, open }) }
     }
 
     /// The file of a chunk.
@@ -43,7 +48,8 @@ impl ChunkFiles {
         self.inner.dir.join(format!("c-{}-{}", id.epoch, id.number))
     }
 
-    fn id_of(name: &str) -> Option<ChunkId> {
+    /// The chunk that a file of this name holds.
+    pub fn id_of(name: &str) -> Option<ChunkId> {
         let (epoch, number) = name.strip_prefix("c-")?.split_once('-')?;
         Some(ChunkId { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
     }

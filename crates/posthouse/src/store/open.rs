@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use posthouse_core::chunk::{ChunkId, ChunkKind};
@@ -159,7 +158,7 @@ fn manifests(store: &Store, dir: &Path, shard: u16) -> Result<Manifests, StoreEr
 }
 
 /// Puts the pages and the index of a snapshot back.
-fn restore<M: Machine + Indexed>(
+pub(super) fn restore<M: Machine + Indexed>(
     machine: &mut M,
     manifest: &Manifest,
     chunks: &ChunkFiles,
@@ -238,13 +237,4 @@ fn replay<M: Machine>(
         replayed.meta_bytes += u64::from(header.meta_len);
     }
     Ok(replayed)
-}
-
-/// Where a shard's files are, for tools that only look.
-pub fn chunk_files(
-    files: Arc<dyn posthouse_log::files::Files>,
-    dir: &Path,
-    store: u64,
-) -> Result<ChunkFiles, StoreError> {
-    ChunkFiles::new(files, &dir.join("chunks"), store)
 }
