@@ -18,6 +18,8 @@
 //!
 //! - [`Client::publish`] and [`Client::publish_all`]: one call, one answer;
 //! - [`Publisher`]: many messages from many tasks, in batches, pipelined;
+//! - [`Message::delay`] and [`Message::deliver_at`]: messages that come later, which
+//!   [`Client::reschedule`] moves and [`Client::cancel`] calls back;
 //! - [`Client::receive`]: messages to handle and settle as you like;
 //! - [`Client::consume`] and [`Client::consume_until`]: a handler; leases are extended
 //!   while it runs, and the connection is made anew when it breaks;
@@ -31,6 +33,7 @@ mod consumer;
 mod error;
 mod message;
 mod publisher;
+mod schedule;
 
 /// The native interface, generated from its definition.
 pub mod proto {
@@ -45,5 +48,6 @@ pub mod proto {
 pub use client::{Client, ClientBuilder};
 pub use consumer::{ConsumeOptions, HandlerError};
 pub use error::{Error, Problem, rpc_status};
-pub use message::{Delivery, Message, Origin, Outcome, Published, ReceiveOptions};
+pub use message::{Delivery, Message, NameTaken, Origin, Outcome, Published, ReceiveOptions};
 pub use publisher::{Pending, Publisher, PublisherOptions};
+pub use schedule::{ScheduleOutcome, Scheduled, When};

@@ -53,6 +53,39 @@ impl Message {
         self
     }
 
+    /// Lets the message come at `time`; at once if that has passed.
+    #[must_use]
+    pub fn deliver_at(mut self, time: SystemTime) -> Self {
+        (self.0.deliver_at_ms, self.0.delay_ms) = (Some(unix_ms(time)), None);
+        self
+    }
+
+    /// Lets the message come so long after the server has taken it in.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        (self.0.deliver_at_ms, self.0.delay_ms) = (None, Some(delay.as_millis() as u64));
+        self
+    }
+
+    /// Gives a message that comes later a name of yours, unique in its topic, to move it
+    /// or to call it back by.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.0.name = Some(name.into());
+        self
+    }
+
+    /// Says what happens if a message that is to come has the name already.
+    #[must_use]
+    pub fn name_taken(mut self, then: NameTaken) -> Self {
+        self.0.set_name_taken(match then {
+            NameTaken::Replace => proto::NameTaken::Replace,
+            NameTaken::Keep => proto::NameTaken::Keep,
+            NameTaken::Refuse => proto::NameTaken::Refuse,
+        });
+        self
+    }
+
     /// Sends the message to another topic than the call names: one call can publish to
     /// several topics, all or nothing.
     #[must_use]
@@ -68,17 +101,34 @@ impl<T: Into<Bytes>> From<T> for Message {
     }
 }
 
+/// What happens to a message whose [`Message::name`] another one has that is to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameTaken {
+    /// It takes the other's place.
+    #[default]
+    Replace,
+    /// The other one stays, and it is not taken in: see [`Published::kept`].
+    Keep,
+    /// It is refused.
+    Refuse,
+}
+
 /// Where a message went. It is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Published {
     /// Its id.
     pub id: String,
     /// The partition, counted from 0.
     pub partition: u32,
-    /// Its position there.
-    pub position: u64,
+    /// Its position there; none if it comes later.
+    pub position: Option<u64>,
+    /// When it comes, if that is later.
+    pub deliver_at: Option<SystemTime>,
     /// Whether it had come before under the same [`Message::dedupe_id`].
     pub duplicate: bool,
+    /// Whether it was not taken in, because the message with this id has its name.
+    pub kept: bool,
 }
 
 impl From<proto::PublishedMessage> for Published {
@@ -86,8 +136,10 @@ impl From<proto::PublishedMessage> for Published {
         Published {
             id: message.id,
             partition: message.partition,
-            position: message.position,
+            position: message.deliver_at_ms.is_none().then_some(message.position),
+            deliver_at: message.deliver_at_ms.map(time),
             duplicate: message.duplicate,
+            kept: message.kept,
         }
     }
 }
@@ -202,7 +254,12 @@ impl From<proto::Origin> for Origin {
     }
 }
 
-fn time(unix_ms: u64) -> SystemTime {
+/// Milliseconds since 1970; 0 for what was before.
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+pub(crate) fn time(unix_ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(unix_ms)
 }
 

@@ -76,6 +76,29 @@ impl Kind {
         }
     }
 
+    /// What a gRPC status and the code of its problem say: the way back of
+    /// [`Kind::grpc_code`], for programs that ask a node.
+    pub fn of_grpc(status: tonic::Code, code: &str) -> Kind {
+        match status {
+            tonic::Code::InvalidArgument if code.ends_with("_too_large") => Kind::TooLarge,
+            tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Kind::Invalid,
+            tonic::Code::Unauthenticated => Kind::Unauthenticated,
+            tonic::Code::PermissionDenied => Kind::Forbidden,
+            tonic::Code::NotFound => Kind::NotFound,
+            tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists | tonic::Code::Aborted => {
+                Kind::Conflict
+            }
+            tonic::Code::ResourceExhausted if code == "disk_full" => Kind::DiskFull,
+            tonic::Code::ResourceExhausted => Kind::Exhausted,
+            tonic::Code::Unavailable => Kind::Unavailable,
+            tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => {
+                Kind::Unknown
+            }
+            tonic::Code::DataLoss => Kind::Corrupt,
+            tonic::Code::Internal | tonic::Code::Unimplemented | tonic::Code::Ok => Kind::Internal,
+        }
+    }
+
     /// What a program that was told so ends with. Scripts can tell apart what was
     /// wrong with the request (2), what is not there (3), what is not allowed (4),
     /// what may work later (5), and what nobody knows (6).
@@ -331,6 +354,32 @@ impl From<Refusal> for Problem {
             Refusal::NumbersExhausted => Problem::new(Kind::Exhausted, "numbers_exhausted", detail),
             Refusal::PartitionFull(_) => Problem::new(Kind::Exhausted, "partition_full", detail),
             Refusal::Gone => Problem::new(Kind::Conflict, "gone", detail),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_survives_the_way_through_a_grpc_status() {
+        for (kind, code) in [
+            (Kind::Invalid, "invalid_argument"),
+            (Kind::TooLarge, "message_too_large"),
+            (Kind::TooLarge, "batch_too_large"),
+            (Kind::Unauthenticated, "unauthenticated"),
+            (Kind::Forbidden, "forbidden"),
+            (Kind::NotFound, "topic_not_found"),
+            (Kind::Conflict, "gone"),
+            (Kind::Exhausted, "too_many"),
+            (Kind::DiskFull, "disk_full"),
+            (Kind::Unavailable, "stopping"),
+            (Kind::Unknown, "outcome_unknown"),
+            (Kind::Corrupt, "unreadable"),
+            (Kind::Internal, "internal"),
+        ] {
+            assert_eq!(Kind::of_grpc(kind.grpc_code(), code), kind, "{code}");
         }
     }
 }

@@ -58,6 +58,22 @@ pub fn show_duration(ms: u64) -> String {
     out
 }
 
+/// A duration as it is told in passing: its two largest units, like `3d4h` or `1m30s`.
+pub fn show_age(ms: u64) -> String {
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let Some(at) = units.iter().position(|(_, size)| ms >= *size) else {
+        return format!("{ms}ms");
+    };
+    let (unit, size) = units[at];
+    let mut out = format!("{}{unit}", ms / size);
+    if let Some((unit, smaller)) = units.get(at + 1)
+        && ms % size >= *smaller
+    {
+        let _ = write!(out, "{}{unit}", ms % size / smaller);
+    }
+    out
+}
+
 /// A size in bytes, from `4096`, `64KiB`, `512MiB`, `2GiB`, `1TiB`, or with decimal
 /// units (`kB`, `MB`, `GB`, `TB`).
 ///
@@ -93,6 +109,31 @@ pub fn show_size(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// A number as people read it: with a comma after every three digits.
+pub fn show_count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// How many there are of something: `1 message`, `2,000 messages`.
+pub fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", show_count(number))
+}
+
+/// A time as it is shown where room is short: RFC 3339 in UTC, to the second.
+pub fn show_second(ms: u64) -> String {
+    let known = i64::try_from(ms / 1000).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    known.map_or_else(|| ms.to_string(), |time| time.to_string())
 }
 
 /// A time in Unix milliseconds, from RFC 3339 (`2026-11-21T08:30:00Z`) or a number of
@@ -160,5 +201,28 @@ mod tests {
         assert_eq!(time_ms("1700000000000"), Ok(1_700_000_000_000));
         assert_eq!(show_time(1500), "1970-01-01T00:00:01.500Z");
         assert!(time_ms("yesterday").is_err());
+    }
+
+    #[test]
+    fn what_is_told_in_passing_is_short() {
+        for (ms, age) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1_000, "1s"),
+            (90_500, "1m30s"),
+            (3_600_000, "1h"),
+            (3_605_000, "1h"),
+            (90_000_000, "1d1h"),
+        ] {
+            assert_eq!(show_age(ms), age);
+        }
+        for (number, shown) in
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(show_count(number), shown);
+        }
+        assert_eq!(show_second(1500), "1970-01-01T00:00:01Z");
+        assert_eq!(counted(1, "message"), "1 message");
+        assert_eq!(counted(2000, "message"), "2,000 messages");
     }
 }

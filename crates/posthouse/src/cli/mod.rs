@@ -3,19 +3,43 @@
 //! Every command ends with an exit code that scripts can use: 0 done; 1 a fault of the
 //! node or of its data; 2 the request makes no sense; 3 something is not there, or not
 //! in the state that is needed; 4 not allowed; 5 not now, later perhaps; 6 nobody knows
-//! whether it was done.
+//! whether it was done. One that was interrupted ends with 130.
+//!
+//! `serve` and `bench` run nodes. Everything else talks to one as any client does
+//! (`remote`), or looks at a data directory without one (`data`): nothing here reaches
+//! into a broker.
 
+mod args;
 pub mod bench;
+mod browse;
+mod completions;
+mod config;
+mod consume;
+mod data;
+mod dead;
+mod failure;
+mod group;
+mod lines;
+mod message;
+mod meter;
+mod node;
+mod output;
+mod publish;
+mod remote;
 pub mod scale;
+mod schedule;
 pub mod serve;
+mod stop;
+mod top;
+mod topic;
+mod user;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::broker::StartError;
-use crate::doors::listen::ListenError;
-use crate::problem::Problem;
+pub use failure::{Failure, INTERRUPTED};
+use output::Output;
 
 /// A message queue in one binary.
 #[derive(Debug, Parser)]
@@ -27,52 +51,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node
     Serve(serve::Serve),
+    Publish(publish::Publish),
+    Consume(Box<consume::Consume>),
+    Topic(topic::Topic),
+    Group(group::Group),
+    Dead(dead::Dead),
+    Message(message::Message),
+    Schedule(schedule::Schedule),
+    User(user::User),
+    Node(node::Node),
+    Top(top::Top),
+    Config(config::Config),
+    Data(data::Data),
     Bench(bench::Bench),
-}
-
-/// What ends a command.
-#[derive(Debug)]
-pub struct Failure {
-    /// What to tell.
-    pub text: String,
-    /// The exit code.
-    pub code: u8,
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Failure { text: error.to_string(), code: 1 }
-    }
-}
-
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Failure { code: problem.kind.exit_code(), text: problem.to_string() }
-    }
-}
-
-impl From<ListenError> for Failure {
-    fn from(error: ListenError) -> Self {
-        Failure { text: error.to_string(), code: 1 }
-    }
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Problem(problem) => problem.into(),
-            other => Failure { text: other.to_string(), code: 1 },
-        }
-    }
-}
-
-impl Failure {
-    /// The request makes no sense.
-    pub fn usage(text: impl Into<String>) -> Failure {
-        Failure { text: text.into(), code: 2 }
-    }
+    Completions(completions::Completions),
 }
 
 /// Runs the command of this process.
@@ -80,12 +73,27 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Serve(serve) => serve.run(),
+        Command::Publish(publish) => publish.run(),
+        Command::Consume(consume) => consume.run(),
+        Command::Topic(topic) => topic.run(),
+        Command::Group(group) => group.run(),
+        Command::Dead(dead) => dead.run(),
+        Command::Message(message) => message.run(),
+        Command::Schedule(schedule) => schedule.run(),
+        Command::User(user) => user.run(),
+        Command::Node(node) => node.run(),
+        Command::Top(top) => top.run(),
+        Command::Config(config) => config.run(),
+        Command::Data(data) => data.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Completions(completions) => completions.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("posthouse: {}", failure.text);
+            if !failure.text.is_empty() {
+                output::note(&failure.text);
+            }
             ExitCode::from(failure.code)
         }
     }

@@ -90,7 +90,7 @@ impl clap::Args for SettingsArgs {
     }
 }
 
-/// Run a node.
+/// Run a node
 #[derive(Debug, clap::Args)]
 pub struct Serve {
     #[command(flatten)]

@@ -39,7 +39,8 @@ impl ChunkFiles {
         self.inner.dir.join(format!("c-{}-{}", id.epoch, id.number))
     }
 
-    fn id_of(name: &str) -> Option<ChunkId> {
+    /// The chunk that a file of this name holds.
+    pub fn id_of(name: &str) -> Option<ChunkId> {
         let (epoch, number) = name.strip_prefix("c-")?.split_once('-')?;
         Some(ChunkId { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
     }

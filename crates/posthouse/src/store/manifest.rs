@@ -186,6 +186,18 @@ impl Manifest {
         })
     }
 
+    /// The store that the manifest in these bytes belongs to, if its checksum holds.
+    pub fn store_of(bytes: &[u8]) -> Option<u64> {
+        let (content, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32c(content) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut c = Cursor::new(content);
+        let magic = c.u32().ok()?;
+        c.take(4).ok()?;
+        c.u64().ok().filter(|_| magic == MAGIC)
+    }
+
     /// The manifests in a directory, newest first.
     ///
     /// # Errors
@@ -201,6 +213,27 @@ impl Manifest {
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
         Ok(found)
+    }
+}
+
+impl Manifest {
+    /// The manifests in a directory, newest first; none if the directory is not there.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn list_if_there(files: &dyn Files, dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+        match Self::list(files, dir) {
+            Err(StoreError::File(error)) if error.is_missing() => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
+    /// The generation of the newest manifest in a directory, whether it holds or not.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn newest_generation(files: &dyn Files, dir: &Path) -> Result<Option<u64>, StoreError> {
+        Ok(Self::list_if_there(files, dir)?.first().map(|(generation, _)| *generation))
     }
 }
 
@@ -244,6 +277,7 @@ mod tests {
         let bytes = sample().encode(5, 2);
         assert_eq!(Manifest::decode(&bytes, 5, 2), Ok(sample()));
         assert_eq!(sample().chunks().len(), 4);
+        assert_eq!(Manifest::store_of(&bytes), Some(5));
     }
 
     #[test]

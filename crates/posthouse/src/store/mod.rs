@@ -12,9 +12,13 @@
 
 pub mod cache;
 pub mod chunks;
+pub mod dump;
+pub mod look;
 pub mod manifest;
 pub mod open;
 pub mod snapshot;
+pub mod stats;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +55,15 @@ pub enum StoreError {
          an empty one with --data", dir.display()
     )]
     NotAStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is no store to look at.
+    #[error(
+        "{} is no data directory of Posthouse: it has no {STORE_FILE}; say where the data is with \
+         --data", dir.display()
+    )]
+    NoStore {
         /// The directory.
         dir: PathBuf,
     },

@@ -265,7 +265,7 @@ pub fn prepare(store: &Store) -> Result<(), StoreError> {
 }
 
 /// Puts the pages and the index of a snapshot back.
-fn restore<M: Machine + Indexed>(
+pub(super) fn restore<M: Machine + Indexed>(
     machine: &mut M,
     manifest: &Manifest,
     chunks: &ChunkFiles,
@@ -351,9 +351,4 @@ fn replay<M: Machine>(
         replayed.meta_bytes += u64::from(header.meta_len);
     }
     Ok(replayed)
-}
-
-/// Where a shard's files are, for tools that only look.
-pub fn chunk_files(files: Arc<dyn Files>, dir: &Path, store: u64) -> ChunkFiles {
-    ChunkFiles::new(files, &dir.join("chunks"), store)
 }

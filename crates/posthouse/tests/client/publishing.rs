@@ -54,12 +54,13 @@ async fn with_ids_nothing_is_lost_and_nothing_comes_twice() {
     node.start_again();
     let results = within("all are published", results).await.unwrap();
     let published: Vec<Published> = results.into_iter().map(Result::unwrap).collect();
-    let positions: BTreeSet<u64> = published.iter().map(|message| message.position).collect();
+    let positions: BTreeSet<u64> =
+        published.iter().filter_map(|message| message.position).collect();
     assert_eq!(positions.len(), MESSAGES, "each has a place of its own");
     let there = all(&node.client().await, "orders").await;
     assert_eq!(there.len(), MESSAGES, "nothing came twice");
     for (number, message) in published.iter().enumerate() {
-        let found = &there[message.position as usize];
+        let found = &there[message.position.expect("it came at once") as usize];
         assert_eq!((&found.id, &found.body[..]), (&message.id, number.to_string().as_bytes()));
     }
 }

@@ -1,0 +1,211 @@
+//! `data`: directories of nodes that run, and of nodes that do not.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::{Ended, Node, alone, files};
+
+/// A node that has had something of everything.
+fn filled() -> Node {
+    let node = Node::start();
+    node.cli(&["topic", "create", "orders", "--partitions", "2"]).ok();
+    node.cli(&["group", "create", "g", "--subscribe", "orders"]).ok();
+    for n in 0..20 {
+        let body = format!("message number {n}");
+        node.cli(&["publish", "orders", &body, "--key", &format!("k{}", n % 3)]).ok();
+    }
+    node.cli(&["consume", "g", "--max", "5"]).ok();
+    node
+}
+
+fn data(what: &[&str], dir: &Path) -> Ended {
+    let dir = dir.to_str().unwrap();
+    alone(&[&["data"], what, &["--data", dir]].concat())
+}
+
+fn verify(dir: &Path) -> (Value, i32) {
+    let ended = data(&["verify", "--json"], dir);
+    (serde_json::from_str(&ended.stdout).unwrap(), ended.code)
+}
+
+/// Turns one bit of a file.
+fn flip(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Where some bytes stand in a file.
+fn place_of(file: &Path, what: &[u8]) -> usize {
+    let bytes = std::fs::read(file).unwrap();
+    bytes.windows(what.len()).position(|window| window == what).expect("it is in there")
+}
+
+#[test]
+fn everything_holds_in_a_directory_that_nothing_has_happened_to() {
+    let node = filled();
+    let (report, code) = verify(&node.data());
+    assert_eq!((code, &report["clean"]), (0, &true.into()), "while the node runs: {report}");
+    assert!(report["parts"][1]["frames"].as_u64().unwrap() > 20, "{report}");
+    let dir = node.stop();
+    let dir = dir.path().join("data");
+    let (report, code) = verify(&dir);
+    assert_eq!((code, &report["clean"]), (0, &true.into()), "after it has ended: {report}");
+    assert!(report["parts"][1]["chunks"].as_u64().unwrap() >= 2, "pages and an index: {report}");
+    let said = data(&["verify"], &dir).ok();
+    assert!(said.contains("everything holds\n"), "{said}");
+    assert!(said.starts_with("PART        MANIFESTS"), "{said}");
+}
+
+#[test]
+fn a_flipped_bit_is_found_wherever_it_is_with_file_and_offset() {
+    let dir = filled().stop();
+    let dir = dir.path().join("data");
+    let segment = files(&dir.join("shard-0000"), "seg-").remove(0);
+    let body = place_of(&segment, b"message number 7");
+    let chunk = files(&dir.join("shard-0000"), "c-").remove(0);
+    let meta_chunk = files(&dir.join("meta"), "c-").remove(0);
+    let manifest = files(&dir.join("shard-0000"), "manifest-").pop().unwrap();
+    let len = |file: &Path| std::fs::metadata(file).unwrap().len() as usize;
+    let places = [
+        (segment.clone(), body),
+        (segment.clone(), 4096 + 8),
+        (segment.clone(), 20),
+        (chunk.clone(), 0),
+        (chunk.clone(), len(&chunk) - 33),
+        (chunk.clone(), len(&chunk) - 1),
+        (meta_chunk, 3),
+        (manifest.clone(), 30),
+        (dir.join("store.json"), 40),
+        (dir.join("secret"), 5),
+    ];
+    for (file, at) in places {
+        flip(&file, at);
+        let (report, code) = verify(&dir);
+        let findings = report["findings"].as_array().unwrap();
+        assert_eq!(code, 1, "byte {at} of {}: {report}", file.display());
+        assert_eq!(report["clean"], false);
+        // Of store.json and secret only one checksum is kept.
+        let named = |finding: &Value| {
+            let found = Path::new(finding["file"].as_str().unwrap());
+            found == file
+                || (at < 50 && found.parent() == Some(&dir) && file.parent() == Some(&dir))
+        };
+        let of_file = findings.iter().find(|finding| named(finding));
+        let of_file = of_file.unwrap_or_else(|| panic!("{}: {report}", file.display()));
+        assert!(of_file["offset"].is_u64(), "{of_file}");
+        if at == body {
+            let offset = of_file["offset"].as_u64().unwrap() as usize;
+            assert!(offset < body && body - offset < 64, "the body at {body}: {of_file}");
+        }
+        let ended = data(&["verify"], &dir);
+        assert!(ended.stdout.contains("DAMAGED "), "{}", ended.stdout);
+        ended.failed(1, "is damaged: ");
+        flip(&file, at);
+    }
+    assert_eq!(verify(&dir).1, 0, "as it was before");
+}
+
+#[test]
+fn a_file_that_is_missing_or_cut_is_found() {
+    let dir = filled().stop();
+    let dir = dir.path().join("data");
+    let shard = dir.join("shard-0000");
+    let gone = |file: &Path, expected: &str| {
+        let aside = dir.parent().unwrap().join("aside");
+        std::fs::rename(file, &aside).unwrap();
+        let (report, code) = verify(&dir);
+        let text = report["findings"].to_string();
+        assert_eq!(code, 1, "{}: {report}", file.display());
+        assert!(text.contains(expected), "{expected} is not in {text}");
+        std::fs::rename(&aside, file).unwrap();
+    };
+    gone(&files(&shard, "seg-")[0], "missing");
+    gone(&files(&shard, "c-")[0], "missing");
+    gone(&dir.join("secret"), "secret");
+    gone(&dir.join("store.json"), "store.json");
+    gone(&shard, "the directory is missing");
+    let chunk = files(&shard, "c-").remove(0);
+    let bytes = std::fs::read(&chunk).unwrap();
+    std::fs::write(&chunk, &bytes[..bytes.len() - 1]).unwrap();
+    assert_eq!(verify(&dir).1, 1);
+    std::fs::write(&chunk, bytes).unwrap();
+    assert_eq!(verify(&dir).1, 0, "as it was before");
+}
+
+#[test]
+fn what_is_no_data_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for what in ["verify", "stats", "dump"] {
+        data(&[what], &dir.path().join("nosuch")).failed(3, "is no data directory of Posthouse");
+        data(&[what], dir.path()).failed(3, "it has no store.json");
+    }
+    assert!(dir.path().read_dir().unwrap().next().is_none(), "and nothing was made in it");
+    let newer = r#"{"format":99,"store":"00","shards":1,"more":true}"#;
+    std::fs::write(dir.path().join("store.json"), newer).unwrap();
+    data(&["verify"], dir.path()).failed(1, "has format 99; this release reads up to 1");
+}
+
+#[test]
+fn messages_and_bytes_are_counted_while_the_node_runs_and_after() {
+    let node = filled();
+    node.cli(&["topic", "purge", "orders", "--partition", "0"]).ok();
+    let left = node.cli(&["topic", "show", "orders", "--json"]).json()["messages"].clone();
+    let live = data(&["stats", "--json"], &node.data()).json();
+    let dir = node.stop();
+    let dir = dir.path().join("data");
+    let after = data(&["stats", "--json"], &dir).json();
+    for stats in [&live, &after] {
+        assert_eq!((&stats["topics"], &stats["groups"]), (&1.into(), &1.into()), "{stats}");
+        let shard = &stats["parts"][1];
+        assert_eq!(shard["name"], "shard-0000");
+        assert_eq!(shard["messages"], left, "{stats}");
+        assert_eq!(shard["partitions"], 2);
+        assert_eq!(shard["segments"], 1);
+        assert!(shard["live_bytes"].as_u64() >= shard["message_bytes"].as_u64(), "{stats}");
+        assert!(shard["frame_bytes"].as_u64() > shard["body_bytes"].as_u64(), "{stats}");
+    }
+    assert_eq!(live["parts"][1]["snapshot_frame"], 0);
+    assert!(after["parts"][1]["snapshot_frame"].as_u64() > Some(20), "{after}");
+    let table = data(&["stats"], &dir).ok();
+    assert!(table.contains("\nPART        SEGMENTS  SPARES"), "{table}");
+}
+
+#[test]
+fn records_are_dumped_with_names_and_filters() {
+    let node = filled();
+    let dump = |args: &[&str]| data(&[&["dump", "--json"], args].concat(), &node.data()).objects();
+    let records = |frames: &[Value]| -> Vec<Value> {
+        frames.iter().flat_map(|f| f["records"].as_array().unwrap().clone()).collect()
+    };
+    let meta = records(&dump(&["--shard", "meta"]));
+    assert!(meta.iter().any(|r| r["record"] == "group" && r["name"] == "g"), "{meta:?}");
+    let all = dump(&["--shard", "0"]);
+    assert!(all.iter().any(|frame| frame["kind"] == "epoch"));
+    let of_one = records(&dump(&["--topic", "orders", "--partition", "1", "--bodies"]));
+    assert!(of_one.iter().all(|r| r["topic"] == "orders" && r["partition"] == 1), "{of_one:?}");
+    let published: Vec<&Value> = of_one.iter().filter(|r| r["record"] == "publish").collect();
+    assert!(published[0]["messages"][0]["body"].as_str().unwrap().starts_with("message number "));
+    assert!(published[0]["messages"][0]["key"].is_string());
+    assert!(of_one.iter().any(|r| r["record"] == "attach" && r["group"] == "g"));
+    let from = dump(&["--shard", "0", "--from", "5", "--to", "7"]);
+    assert!(from.iter().all(|f| (5..=7).contains(&f["frame"].as_u64().unwrap())), "{from:?}");
+    assert_eq!(dump(&["--limit", "3"]).len(), 3);
+
+    let text = data(&["dump", "--topic", "orders", "--bodies"], &node.data()).ok();
+    assert!(text.contains("    publish topic=orders partition="), "{text}");
+    assert!(text.contains(" body=\"message number 3\" key=k0"), "{text}");
+    assert!(text.contains("    ack group=g topic=orders partition="), "{text}");
+    data(&["dump", "--topic", "nosuch"], &node.data()).failed(3, "there is no topic \"nosuch\"");
+    data(&["dump", "--shard", "7"], &node.data()).failed(3, "there is no such shard");
+
+    let dir = node.stop();
+    let dir = dir.path().join("data");
+    let segment = files(&dir.join("shard-0000"), "seg-").remove(0);
+    flip(&segment, place_of(&segment, b"message number 7"));
+    let ended = data(&["dump", "--bodies"], &dir);
+    assert!(ended.stdout.contains("message number 8"), "it goes on behind the damage");
+    assert!(ended.stderr.contains("corrupt data in "), "{}", ended.stderr);
+    ended.failed(1, "`posthouse data verify` shows all damage");
+}
