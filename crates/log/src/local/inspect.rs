@@ -36,8 +36,8 @@ pub struct Inspected {
 /// tells it, by whether anything behind it says that it was durable. What the owner
 /// writes, frees and reuses meanwhile is told from damage by looking again: a
 /// segment that is no longer there under its name was freed, and a place that did
-/// not hold is read once more after it was seen what stands behind it, because the
-/// owner writes in order.
+/// not hold, header, meta or body, is read once more after it was seen what stands
+/// behind it, because the owner writes in order.
 ///
 /// # Errors
 /// If the directory cannot be listed.
@@ -227,8 +227,9 @@ impl Inspection {
             self.done = !self.enter()?;
             return Ok(None);
         };
+        let before = self.chain.clone();
         let (found, bad) = match self.next_unit(&mut current) {
-            Ok(unit) => (Some(unit), None),
+            Ok(unit) => (Some((unit, before)), None),
             Err(Fault::Bad(bad)) => (None, Some(bad)),
             Err(fault) => {
                 // Nothing more is to be had from this segment.
@@ -236,8 +237,8 @@ impl Inspection {
                 return Err(fault.into_read_error(&self.dir));
             }
         };
-        if let Some(unit) = found {
-            return self.item(current, unit);
+        if let Some((unit, before)) = found {
+            return self.item(current, unit, before);
         }
         match self.look_ahead(&mut current) {
             Ok(Ahead::Unit) => self.current = Some(current),
@@ -289,24 +290,64 @@ impl Inspection {
         Ok(unit)
     }
 
-    fn item(&mut self, mut current: Current, unit: Unit) -> Result<Option<Inspected>, ReadError> {
-        let body = match self.part {
+    /// The body section of a unit, if it is asked for.
+    fn body_of(&self, current: &mut Current, unit: &Unit) -> Result<Option<Bytes>, Fault> {
+        match self.part {
             Part::Meta => Ok(None),
             // A mark is its header; what follows in its block is unused.
             Part::Whole if unit.header.kind == Kind::Mark => Ok(Some(Bytes::new())),
-            Part::Whole => current.units.body(&unit).map(Some),
-        };
-        current.offset = unit.end();
-        let (segment, path) = (current.header.no, current.path.clone());
-        let freed = body.is_err() && !self.is_still_there(&current);
-        self.current = Some(current);
-        if freed {
-            self.current = None;
-            return Ok(None);
+            Part::Whole => current.units.body(unit).map(Some),
         }
-        let body = body.map_err(|fault| fault.into_read_error(&path))?;
-        let (header, offset, meta) = (unit.header, unit.offset, unit.meta);
-        Ok(Some(Inspected { segment, offset, header, meta, body }))
+    }
+
+    /// Makes an item of a unit whose header and meta hold; `before` is the chain without
+    /// it.
+    fn item(
+        &mut self,
+        mut current: Current,
+        unit: Unit,
+        before: Chain,
+    ) -> Result<Option<Inspected>, ReadError> {
+        let segment = current.header.no;
+        let bad = match self.body_of(&mut current, &unit) {
+            Ok(body) => {
+                current.offset = unit.end();
+                self.current = Some(current);
+                let (header, offset, meta) = (unit.header, unit.offset, unit.meta);
+                return Ok(Some(Inspected { segment, offset, header, meta, body }));
+            }
+            Err(Fault::Bad(bad)) => bad,
+            Err(fault) => {
+                let error = fault.into_read_error(&current.path);
+                current.offset = unit.end();
+                self.current = Some(current);
+                return Err(error);
+            }
+        };
+        // A frame is written from its front: its end may still have been on its way, or
+        // not have got through. What stands behind it tells.
+        let after = std::mem::replace(&mut self.chain, before);
+        match self.look_ahead(&mut current) {
+            Ok(Ahead::Unit) => self.current = Some(current),
+            Ok(Ahead::Freed) => self.leave(current),
+            Ok(Ahead::Tail(_)) => {
+                self.torn = Some((current.path.clone(), current.offset));
+                self.leave(current);
+                self.done = true;
+            }
+            Ok(Ahead::End | Ahead::Damage(..)) => {
+                self.chain = after;
+                current.offset = unit.end();
+                let error = Self::corrupt(&current.path, bad.offset, bad.what);
+                self.current = Some(current);
+                return Err(error);
+            }
+            Err(error) => {
+                self.leave(current);
+                return Err(Fault::Io(error).into_read_error(&self.dir));
+            }
+        }
+        Ok(None)
     }
 
     fn is_still_there(&self, current: &Current) -> bool {
@@ -364,7 +405,7 @@ impl Inspection {
 
     fn next_unit_holds(&mut self, current: &mut Current) -> Result<bool, FileError> {
         let chain = self.chain.clone();
-        let found = self.next_unit(current);
+        let found = self.next_unit(current).and_then(|unit| self.body_of(current, &unit));
         self.chain = chain;
         match found {
             Ok(_) => Ok(true),
