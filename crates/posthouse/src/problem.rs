@@ -154,10 +154,24 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// The most bytes of a value, and of a sentence about it, that are said back to whoever
+/// has sent it.
+const VALUE_BYTES: usize = 500;
+const DETAIL_BYTES: usize = 2000;
+
+fn clip(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push_str("...");
+    }
+    text
+}
+
 impl Problem {
     /// A problem with a code and a sentence.
     pub fn new(kind: Kind, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { kind, code, detail: detail.into(), about: None, hint: None, retry_after_ms: None }
+        let detail = clip(detail.into(), DETAIL_BYTES);
+        Problem { kind, code, detail, about: None, hint: None, retry_after_ms: None }
     }
 
     /// Names the part of the request, its value, and what it may be.
@@ -168,7 +182,8 @@ impl Problem {
         value: impl ToString,
         limit: impl Into<String>,
     ) -> Problem {
-        let (field, value, limit) = (field.into(), value.to_string(), limit.into());
+        let (field, value, limit) =
+            (field.into(), clip(value.to_string(), VALUE_BYTES), limit.into());
         self.about = Some(Box::new(About { field, value, limit }));
         self
     }
@@ -193,7 +208,8 @@ impl Problem {
         value: impl ToString,
         limit: impl Into<String>,
     ) -> Problem {
-        let (field, value, limit) = (field.into(), value.to_string(), limit.into());
+        let (field, value, limit) =
+            (field.into(), clip(value.to_string(), VALUE_BYTES), limit.into());
         let detail = format!("{field} is {value}: {limit}");
         Problem::new(Kind::Invalid, "invalid_argument", detail).with_field(field, value, limit)
     }

@@ -40,6 +40,9 @@ pub mod bounds {
     pub const TOKENS: usize = 20;
 }
 
+/// The most bytes of a value that a refusal says back.
+const SAID_BACK_BYTES: usize = 500;
+
 /// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}: {limit}")]
@@ -54,7 +57,13 @@ pub struct ConfigError {
 
 impl ConfigError {
     fn new(field: &str, value: impl ToString, limit: impl Into<String>) -> Self {
-        ConfigError { field: field.into(), value: value.to_string(), limit: limit.into() }
+        // What is far too long is not said back whole.
+        let mut value = value.to_string();
+        if value.len() > SAID_BACK_BYTES {
+            value.truncate(value.floor_char_boundary(SAID_BACK_BYTES));
+            value.push_str("...");
+        }
+        ConfigError { field: field.into(), value, limit: limit.into() }
     }
 }
 

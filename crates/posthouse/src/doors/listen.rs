@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -153,6 +153,7 @@ impl Port {
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
         tokio::pin!(stop);
+        let mut turned_away = TurnedAway::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -168,7 +169,7 @@ impl Port {
                 }
             };
             let Ok(place) = self.connections.clone().try_acquire_owned() else {
-                tracing::warn!("there are too many connections; one more was closed");
+                turned_away.one_more();
                 continue;
             };
             let _ = stream.set_nodelay(true);
@@ -202,6 +203,23 @@ impl Port {
         drop(self.listener);
         if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
             tracing::info!("connections that were still open have been closed");
+        }
+    }
+}
+
+/// Connections for which there was no place. A flood of them is not to flood the log.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl TurnedAway {
+    fn one_more(&mut self) {
+        self.count += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+            tracing::warn!("there are too many connections; {} were closed", self.count);
+            *self = TurnedAway { count: 0, told: Some(Instant::now()) };
         }
     }
 }

@@ -8,7 +8,10 @@
 mod support;
 
 mod access;
+mod bounds;
 mod crash;
+mod damage;
 mod disk;
+mod hostile;
 mod refusal;
 mod stop;

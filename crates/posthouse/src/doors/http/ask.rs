@@ -4,6 +4,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use http_body::Body as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -91,6 +92,11 @@ impl<T: DeserializeOwned> FromRequest<Calls> for Of<T> {
 /// # Errors
 /// If it is too large, or does not come.
 pub async fn whole(request: Request) -> Result<Bytes, Problem> {
+    // What says itself that it is far too large is not waited for. (A client that sends on
+    // may miss the answer then, so what is a little too large is read.)
+    if request.body().size_hint().lower() > 2 * REQUEST_BYTES as u64 {
+        return Err(too_large());
+    }
     let read = axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await;
     read.map_err(|error| cut_off(&error))
 }
@@ -100,9 +106,7 @@ pub fn cut_off(error: &axum::Error) -> Problem {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         if error.is::<http_body_util::LengthLimitError>() {
-            let detail = format!("a request has at most {REQUEST_BYTES} bytes");
-            return Problem::new(Kind::TooLarge, "request_too_large", detail)
-                .with_hint("publish in several requests, or as application/x-ndjson");
+            return too_large();
         }
         if let Some(cut_off) = error.downcast_ref::<CutOff>() {
             return cut_off.problem();
@@ -110,6 +114,12 @@ pub fn cut_off(error: &axum::Error) -> Problem {
         cause = error.source();
     }
     Problem::new(Kind::Unavailable, "cut_off", format!("the request was not read: {error}"))
+}
+
+fn too_large() -> Problem {
+    let detail = format!("a request has at most {REQUEST_BYTES} bytes");
+    Problem::new(Kind::TooLarge, "request_too_large", detail)
+        .with_hint("publish in several requests, or as application/x-ndjson")
 }
 
 /// JSON as `T`.

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::web::Web;
-use super::{until, within};
+use super::within;
 
 /// How long a start may take here, with everything else that this machine does.
 const START_SECS: u64 = 60;
@@ -224,12 +224,6 @@ impl Node {
     /// What it has said on stderr so far.
     pub fn said(&self) -> String {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until it says something on stderr.
-    pub async fn until_it_says(&self, words: &str, secs: u64) {
-        let heard = || async { self.said().contains(words).then_some(()) };
-        until(&format!("the node says {words:?}; it said:\n{}", self.said()), secs, heard).await;
     }
 
     /// Kills it with signal 9, which it cannot notice.
