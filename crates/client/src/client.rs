@@ -90,17 +90,20 @@ impl ClientBuilder {
         Ok(endpoint)
     }
 
-    fn build(&self, channel: Channel) -> Result<Client, Error> {
-        let token = match &self.token {
+    fn authorize(&self) -> Result<Authorize, Error> {
+        Ok(Authorize(match &self.token {
             None => None,
             Some(token) => Some(format!("Bearer {token}").parse().map_err(|_| {
                 Error::Invalid("the token has characters that no token has".into())
             })?),
-        };
-        let raw = PosthouseClient::with_interceptor(channel, Authorize(token))
+        }))
+    }
+
+    fn build(channel: Channel, authorize: Authorize) -> Client {
+        let raw = PosthouseClient::with_interceptor(channel, authorize)
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
-        Ok(Client { raw })
+        Client { raw }
     }
 
     /// Connects now.
@@ -109,9 +112,10 @@ impl ClientBuilder {
     /// [`Error::Unreachable`] if there is no server; [`Error::Invalid`] if the address or
     /// the token makes no sense.
     pub async fn connect(self) -> Result<Client, Error> {
-        let channel = self.endpoint()?.connect().await;
+        let (endpoint, authorize) = (self.endpoint()?, self.authorize()?);
+        let channel = endpoint.connect().await;
         let channel = channel.map_err(|e| Error::Unreachable(with_sources(&e)))?;
-        self.build(channel)
+        Ok(Self::build(channel, authorize))
     }
 
     /// Connects with the first call.
@@ -120,7 +124,7 @@ impl ClientBuilder {
     /// [`Error::Invalid`] if the address or the token makes no sense.
     pub fn connect_lazily(self) -> Result<Client, Error> {
         let channel = self.endpoint()?.connect_lazy();
-        self.build(channel)
+        Ok(Self::build(channel, self.authorize()?))
     }
 }
 

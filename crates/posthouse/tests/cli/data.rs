@@ -166,7 +166,8 @@ fn messages_and_bytes_are_counted_while_the_node_runs_and_after() {
         assert!(shard["live_bytes"].as_u64() >= shard["message_bytes"].as_u64(), "{stats}");
         assert!(shard["frame_bytes"].as_u64() > shard["body_bytes"].as_u64(), "{stats}");
     }
-    assert_eq!(live["parts"][1]["snapshot_frame"], 0);
+    // A running node may have had no reason yet for more than its first.
+    assert!(live["parts"][1]["snapshot_frame"].as_u64() <= Some(1), "{live}");
     assert!(after["parts"][1]["snapshot_frame"].as_u64() > Some(20), "{after}");
     let table = data(&["stats"], &dir).ok();
     assert!(table.contains("\nPART        SEGMENTS  SPARES"), "{table}");
