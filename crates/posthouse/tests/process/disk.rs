@@ -144,7 +144,7 @@ async fn a_disk_that_fills_faster_than_it_is_looked_at_does_not_fail_the_node() 
     // full long before.
     let disk = SimFiles::new(1);
     disk.set_room(200 * MIB);
-    let (broker, _) = try_start(&disk, |o| o.disk_reserve = Some(40 * MIB)).await.unwrap();
+    let (broker, _) = try_start(&disk, |o| o.disk_reserve = Some(80 * MIB)).await.unwrap();
     prepare(&broker).await;
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
