@@ -201,10 +201,11 @@ pub trait Log: Send + 'static {
     ///
     /// # Errors
     /// [`Latched`] once the state is no longer [`LogState::Durable`]. The frame is
-    /// then not written.
+    /// then not written, whatever its number: an owner may have gone on behind one that
+    /// was refused.
     ///
     /// # Panics
-    /// If `frame.no` does not follow the last frame, or the frame is over
+    /// If `frame.no` does not follow the last frame that was taken, or the frame is over
     /// [`Limits::max_frame_bytes`]: a fault of the caller that must not reach a disk.
     fn submit(&mut self, frame: Frame) -> Result<(), Latched>;
 

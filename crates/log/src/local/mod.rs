@@ -281,6 +281,9 @@ impl Log for LocalLog {
     }
 
     fn submit(&mut self, frame: Frame) -> Result<(), Latched> {
+        if self.shared.queue.is_latched() {
+            return Err(Latched);
+        }
         assert_eq!(frame.no, self.tail.next(), "frames are handed over in order");
         let (bytes, most) = (frame.content_bytes(), self.shared.limits.max_frame_bytes);
         assert!(bytes <= most, "frame {} has {bytes} bytes, the log takes {most}", frame.no);

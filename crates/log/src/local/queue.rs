@@ -60,6 +60,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether it takes no more frames.
+    pub(crate) fn is_latched(&self) -> bool {
+        self.inner.lock().latched
+    }
+
     /// Takes no more frames, and forgets those that wait.
     pub(crate) fn latch(&self) {
         let mut inner = self.inner.lock();

@@ -205,12 +205,12 @@ impl Log for SharedLog {
     }
 
     fn submit(&mut self, frame: Frame) -> Result<(), Latched> {
-        assert_eq!(frame.no, self.tail.next(), "frames are handed over in order");
-        let (bytes, most) = (frame.content_bytes(), self.options.max_frame_bytes);
-        assert!(bytes <= most, "frame {} has {bytes} bytes, the log takes {most}", frame.no);
         if !self.reader.state.is_open() {
             return Err(Latched);
         }
+        assert_eq!(frame.no, self.tail.next(), "frames are handed over in order");
+        let (bytes, most) = (frame.content_bytes(), self.options.max_frame_bytes);
+        assert!(bytes <= most, "frame {} has {bytes} bytes, the log takes {most}", frame.no);
         self.tail = frame.no;
         let message = Stored::new(Kind::Data, frame, self.epoch, self.options.writer);
         self.partition.append(&message);

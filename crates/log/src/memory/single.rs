@@ -187,13 +187,13 @@ impl Log for MemoryLog {
     }
 
     fn submit(&mut self, frame: Frame) -> Result<(), Latched> {
-        assert_eq!(frame.no, self.tail.next(), "frames are handed over in order");
-        let (bytes, most) = (frame.content_bytes(), self.options.max_frame_bytes);
-        assert!(bytes <= most, "frame {} has {bytes} bytes, the log takes {most}", frame.no);
         let mut kept = self.reader.store.0.lock();
         if !self.reader.state.is_open() || kept.boot != self.boot {
             return Err(Latched);
         }
+        assert_eq!(frame.no, self.tail.next(), "frames are handed over in order");
+        let (bytes, most) = (frame.content_bytes(), self.options.max_frame_bytes);
+        assert!(bytes <= most, "frame {} has {bytes} bytes, the log takes {most}", frame.no);
         self.tail = frame.no;
         kept.frames.push(Stored::new(Kind::Data, frame, self.epoch, self.options.writer));
         drop(kept);

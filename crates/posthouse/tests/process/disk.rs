@@ -144,7 +144,7 @@ async fn a_disk_that_fills_faster_than_it_is_looked_at_does_not_fail_the_node() 
     // full long before.
     let disk = SimFiles::new(1);
     disk.set_room(200 * MIB);
-    let (broker, _) = try_start(&disk, |o| o.disk_reserve = Some(80 * MIB)).await.unwrap();
+    let (broker, _) = try_start(&disk, |o| o.disk_reserve = Some(40 * MIB)).await.unwrap();
     prepare(&broker).await;
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
@@ -159,7 +159,11 @@ async fn a_disk_that_fills_faster_than_it_is_looked_at_does_not_fail_the_node() 
         });
     }
     let codes = within("publishes are refused", 60, tasks.join_all()).await;
-    assert!(codes.iter().all(|code| *code == "disk_full"), "{codes:?}");
+    assert!(
+        codes.iter().all(|code| *code == "disk_full"),
+        "{codes:?}: {:?}",
+        broker.failure().get()
+    );
     assert_eq!(broker.failure().get(), None);
     stop(broker).await;
 }
