@@ -202,7 +202,10 @@ impl Names<'_> {
                     "bytes": entries.iter().map(|entry| u64::from(entry.len)).sum::<u64>(),
                 }));
                 if bodies.section.is_some() {
-                    publish.insert("messages".into(), bodies.of(*first, *body_at, entries));
+                    publish.insert(
+                        "messages".into(),
+                        bodies.of("position", *first, *body_at, entries),
+                    );
                 }
                 publish
             }
@@ -259,7 +262,8 @@ impl Names<'_> {
                     "held": held,
                 }));
                 if bodies.section.is_some() {
-                    schedule.insert("messages".into(), bodies.of(*first, *body_at, entries));
+                    schedule
+                        .insert("messages".into(), bodies.of("number", *first, *body_at, entries));
                 }
                 schedule
             }
@@ -320,7 +324,10 @@ impl Names<'_> {
         }
         if bodies.section.is_some() && place.body.frame == bodies.frame {
             let entries = Entries::Slice(std::slice::from_ref(&place.entry));
-            out.insert("messages".into(), bodies.of(place.position, place.body.at, &entries));
+            out.insert(
+                "messages".into(),
+                bodies.of("position", place.position, place.body.at, &entries),
+            );
         }
         out
     }
@@ -443,10 +450,10 @@ struct Bodies<'a> {
 }
 
 impl Bodies<'_> {
-    /// The messages whose first body stands at `at`.
-    fn of(&self, first: u64, at: u32, entries: &Entries<'_>) -> Value {
+    /// The messages whose first body stands at `at`. The first is `first`, as a `count`.
+    fn of(&self, count: &str, first: u64, at: u32, entries: &Entries<'_>) -> Value {
         let mut at = at as usize;
-        let shown = entries.iter().zip(first..).map(|(entry, position)| {
+        let shown = entries.iter().zip(first..).map(|(entry, number)| {
             let (start, end) = (at + body::HEADER_BYTES, at + entry.len as usize);
             at = end;
             let inside = self.section.filter(|section| start <= end && end <= section.len());
@@ -454,7 +461,7 @@ impl Bodies<'_> {
                 Some(content) => content_of(&content),
                 None => fields(json!({ "unreadable": "its body lies outside of the frame" })),
             };
-            message.insert("position".into(), position.into());
+            message.insert(count.into(), number.into());
             message
         });
         shown.map(Value::Object).collect()

@@ -214,9 +214,7 @@ impl Manifest {
         found.sort_unstable_by(|a, b| b.cmp(a));
         Ok(found)
     }
-}
 
-impl Manifest {
     /// The manifests in a directory, newest first; none if the directory is not there.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use posthouse_core::chunk::{ChunkError, ChunkId, ChunkKind, Directory, TRAILER_BYTES};
 use posthouse_core::index::IndexChunk;
 use posthouse_core::page::PageId;
+use posthouse_core::schedule::Run;
 use posthouse_frame::FrameNo;
 use posthouse_log::files::{Access, File, FileError, Files};
 use posthouse_log::local;
@@ -229,10 +230,11 @@ struct Verifier<'a, F> {
 }
 
 /// What manifests say of a chunk: the pages they look for in it, by block and hash, and
-/// whether it is one of the index.
+/// whether it is one of the index, or a run of the schedule.
 #[derive(Debug, Default)]
 struct Wanted {
     is_index: bool,
+    is_run: bool,
     pages: Vec<(u32, PageId, u64)>,
 }
 
@@ -309,6 +311,9 @@ impl<F: FnMut(Progress<'_>)> Verifier<'_, F> {
             self.report.bytes += self.files.open(path, Access::Read)?.size()?;
             for chunk in &manifest.index {
                 wanted.entry(*chunk).or_default().is_index = true;
+            }
+            for chunk in &manifest.runs {
+                wanted.entry(*chunk).or_default().is_run = true;
             }
             for (id, at) in manifest.pages.iter() {
                 wanted.entry(at.chunk).or_default().pages.push((at.block, id, at.hash));
@@ -388,12 +393,14 @@ impl<F: FnMut(Progress<'_>)> Verifier<'_, F> {
             let what = format!("it has no block {number}, which the manifest names");
             self.report.find(path, None, what);
         }
-        if wanted.is_index {
-            let is_index = directory.kind == ChunkKind::Index;
-            let decoded = IndexChunk::decode(Arc::new(directory));
-            if !is_index || decoded.is_err() {
-                self.report.find(path, None, "it is no chunk of the index");
-            }
+        let directory = Arc::new(directory);
+        let is_index =
+            || directory.kind == ChunkKind::Index && IndexChunk::decode(directory.clone()).is_ok();
+        if wanted.is_index && !is_index() {
+            self.report.find(path, None, "it is no chunk of the index");
+        }
+        if wanted.is_run && Run::decode(directory).is_err() {
+            self.report.find(path, None, "it is no run of the schedule");
         }
         Ok(())
     }
