@@ -17,6 +17,11 @@ impl Message {
         Message(proto::OutgoingMessage { body: body.into(), ..Default::default() })
     }
 
+    /// A message as the native interface has it.
+    pub fn from_proto(message: proto::OutgoingMessage) -> Self {
+        Message(message)
+    }
+
     /// Messages of one key keep their order in groups that ask for it.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {

@@ -1,6 +1,7 @@
 //! Durations, sizes and times as people write them.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 /// A duration in milliseconds, from `250ms`, `30s`, `15m`, `24h`, `7d`, or several in a
 /// row (`1h30m`).
@@ -134,6 +135,11 @@ pub fn counted(number: u64, what: &str) -> String {
 pub fn show_second(ms: u64) -> String {
     let known = i64::try_from(ms / 1000).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     known.map_or_else(|| ms.to_string(), |time| time.to_string())
+}
+
+/// A time in Unix milliseconds; 0 for what was before 1970.
+pub fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A time in Unix milliseconds, from RFC 3339 (`2026-11-21T08:30:00Z`) or a number of

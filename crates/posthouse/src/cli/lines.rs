@@ -191,26 +191,7 @@ fn parse(line: &[u8]) -> Result<Message, Refusal> {
     let outgoing: json::Outgoing =
         serde_json::from_slice(line).map_err(|error| refused(error.to_string()))?;
     let outgoing = outgoing.into_proto().map_err(|problem| refused(problem.to_string()))?;
-    let mut message = Message::new(outgoing.body);
-    if let Some(key) = outgoing.key {
-        message = message.key(key);
-    }
-    for tag in outgoing.tags {
-        message = message.tag(tag);
-    }
-    for (name, value) in outgoing.headers {
-        message = message.header(name, value);
-    }
-    if let Some(ttl) = outgoing.ttl_ms {
-        message = message.ttl(std::time::Duration::from_millis(ttl));
-    }
-    if let Some(id) = outgoing.dedupe_id {
-        message = message.dedupe_id(id);
-    }
-    if !outgoing.topic.is_empty() {
-        message = message.topic(outgoing.topic);
-    }
-    Ok(message)
+    Ok(Message::from_proto(outgoing))
 }
 
 fn open(file: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>), Failure> {

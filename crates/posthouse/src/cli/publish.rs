@@ -181,15 +181,11 @@ pub(super) fn shape(published: Published) -> json::PublishedMessage {
         id: published.id,
         partition: published.partition,
         position: published.position,
-        deliver_at: published.deliver_at.map(|at| json::Time(unix_ms(at))),
+        deliver_at: published.deliver_at.map(json::Time::from),
         duplicate: published.duplicate,
         kept: published.kept,
         problem: None,
     }
-}
-
-fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn read_body(body: Option<OsString>) -> Result<Bytes, Failure> {

@@ -127,13 +127,9 @@ impl Schedule {
                     later: to.later.map(Duration),
                     earlier: to.earlier.map(Duration),
                 };
-                let (names, items): (Vec<String>, Vec<_>) = (
-                    which.messages.clone(),
-                    which
-                        .targets()
-                        .map(|target| Move::of(target, shift.clone()).into_proto())
-                        .collect::<Result<_, _>>()?,
-                );
+                let names = which.messages.clone();
+                let moves = which.targets().map(|to| Move::of(to, shift.clone()).into_proto());
+                let items = moves.collect::<Result<_, _>>()?;
                 let done = client.raw().reschedule(proto::RescheduleRequest { items }).await?;
                 changed(&names, done.into_inner().into(), "comes", out)
             }

@@ -1,8 +1,10 @@
 //! The two clocks of a shard, read once a turn.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use posthouse_core::{Now, ShardMs, UnixMs};
+
+use crate::units;
 
 /// Reads both clocks so that neither ever goes back, over restarts too.
 #[derive(Debug)]
@@ -14,8 +16,7 @@ pub struct Clock {
 
 /// The system's wall clock, Unix milliseconds.
 pub fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
+    units::unix_ms(SystemTime::now())
 }
 
 impl Clock {

@@ -124,3 +124,36 @@ fn what_is_refused_as_a_whole_is_refused_at_once() {
     node.cli(&["publish", "orders", "--lines", "/nosuch"]).failed(2, "cannot read /nosuch");
     node.cli(&["publish", "orders", "x", "--lines", "-"]).failed(2, "cannot be used with");
 }
+
+#[test]
+fn a_message_comes_later_alone_and_as_a_line() {
+    let node = Node::start();
+    node.cli(&["group", "create", "g", "--subscribe", "orders"]).ok();
+    let said = node.cli(&["publish", "orders", "one", "--delay", "1h", "--name", "first"]).ok();
+    assert!(said.contains(" published: partition 0, comes at "), "{said}");
+    let keep = ["--delay", "1h", "--name", "first", "--name-taken", "keep"];
+    let said = node.cli(&[&["publish", "orders", "other"], &keep[..]].concat()).ok();
+    assert!(said.contains(" has the name, and stays: "), "{said}");
+    let line = "{\"body\":\"two\",\"delay\":\"2h\",\"name\":\"second\"}\n";
+    let args = ["publish", "orders", "--lines", "-", "--line-format", "json", "--json"];
+    let published = node.cli_with(&args, line).objects().remove(0);
+    assert!(published["deliver_at"].is_string(), "{published}");
+    assert!(published["position"].is_null(), "{published}");
+    assert_eq!(node.cli(&["consume", "g"]).ok(), "", "nothing has come yet");
+    let listed = node.cli(&["schedule", "list", "orders", "--json"]).objects();
+    assert_eq!(texts(&listed, "body"), ["one", "two"], "in the order in which they come");
+    assert_eq!(texts(&listed, "name"), ["first", "second"]);
+    let hours = node.cli(&["schedule", "hours", "orders", "--json"]).json();
+    assert_eq!(hours["pending"], 2);
+    let moved = ["schedule", "move", "second", "--topic", "orders", "--delay", "0s"];
+    assert!(node.cli(&moved).ok().starts_with("second comes at "));
+    assert_eq!(node.cli(&["consume", "g", "--wait", "10s", "--max", "1"]).ok(), "two\n");
+    let id = listed[0]["id"].as_str().unwrap();
+    let said = node.cli(&["schedule", "cancel", id]).ok();
+    assert!(said.contains(" called back; it was to come at "), "{said}");
+    node.cli(&["schedule", "cancel", id]).failed(3, "1 of 1 message stayed as it was");
+    node.cli(&["schedule", "cancel", "nosuch", "--topic", "orders"]).failed(3, "stayed as it was");
+    node.cli(&["publish", "orders", "three", "--delay", "1h"]).ok();
+    assert_eq!(node.cli(&["schedule", "purge", "orders", "--yes"]).ok(), "purged 1 message\n");
+    assert!(node.cli(&["schedule", "list", "orders", "--json"]).objects().is_empty());
+}
