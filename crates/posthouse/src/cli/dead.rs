@@ -3,9 +3,9 @@
 use clap::{Args, Subcommand};
 use posthouse_client::{Client, proto};
 
-use super::message::attributes;
+use super::message::{attributes, print_body};
 use super::meter::Meter;
-use super::output::{Table, confirm, plain};
+use super::output::{Table, confirm};
 use super::remote::Remote;
 use super::{Failure, Output};
 use crate::json;
@@ -161,10 +161,7 @@ async fn show(
     out.show(&json::Message::from(letter), |out, letter| {
         attributes(letter).print(out)?;
         out.line("")?;
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => text.lines().try_for_each(|line| out.line(plain(line))),
-            Err(_) => out.line(format_args!("({} bytes that are no text)", bytes.len())),
-        }
+        print_body(out, &bytes, format_args!("({} bytes that are no text)", bytes.len()))
     })
 }
 

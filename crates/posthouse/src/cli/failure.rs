@@ -30,6 +30,22 @@ impl Failure {
         Failure::new(Kind::Invalid, text)
     }
 
+    /// What is to be made, a topic or a group, is there.
+    pub fn exists(what: &str, name: &str) -> Failure {
+        let text = format!(
+            "there is a {what} {name:?} already; `posthouse {what} set {name}` changes it, \
+             --if-missing leaves it as it is"
+        );
+        Failure::new(Kind::Conflict, text)
+    }
+
+    /// A topic or a group is to be changed, and nothing says how.
+    pub fn nothing_to_change(what: &str) -> Failure {
+        Failure::usage(format!(
+            "nothing is given to be changed; `posthouse {what} set --help` shows what can be"
+        ))
+    }
+
     /// Somebody pressed Ctrl-C.
     pub fn interrupted(text: impl Into<String>) -> Failure {
         Failure { text: text.into(), code: INTERRUPTED }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use posthouse_client::{Client, proto};
 
 use super::output::{Facts, Table, confirm};
-use super::remote::Remote;
+use super::remote::{Remote, if_there};
 use super::{Failure, Output, args};
 use crate::json::{
     self, DeadLetterName, Duration, GroupConfig, OrderName, StartName, Subscription,
@@ -242,15 +242,6 @@ async fn get(client: &Client, name: &str) -> Result<json::Group, Failure> {
     Ok(client.raw().get_group(request).await?.into_inner().into())
 }
 
-async fn find(client: &Client, name: &str) -> Result<Option<json::Group>, Failure> {
-    let request = proto::GetGroupRequest { name: name.to_owned() };
-    match client.raw().get_group(request).await {
-        Ok(group) => Ok(Some(group.into_inner().into())),
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
-        Err(status) => Err(status.into()),
-    }
-}
-
 async fn put(
     client: &Client,
     name: String,
@@ -272,7 +263,8 @@ async fn create(
     config: Config,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    match find(client, &name).await? {
+    let request = proto::GetGroupRequest { name: name.clone() };
+    match if_there(client.raw().get_group(request).await)? {
         None if config.subscriptions.is_empty() && config.add.is_empty() => {
             Err(Failure::usage(format!(
                 "a group without a topic gets nothing; say which with `posthouse group create \
@@ -280,16 +272,10 @@ async fn create(
             )))
         }
         None => put(client, name, config.into_json(Vec::new())?, out).await,
-        Some(group) if if_missing => out.show(&group, |out, group| {
+        Some(group) if if_missing => out.show(&json::Group::from(group), |out, group| {
             out.line(format_args!("group {} is there already, and stays as it is", group.name))
         }),
-        Some(_) => Err(Failure::new(
-            Kind::Conflict,
-            format!(
-                "there is a group {name:?} already; `posthouse group set {name}` changes it, \
-                 --if-missing leaves it as it is"
-            ),
-        )),
+        Some(_) => Err(Failure::exists("group", &name)),
     }
 }
 
@@ -300,9 +286,7 @@ async fn set(
     out: &mut Output,
 ) -> Result<(), Failure> {
     if config == Config::default() {
-        return Err(Failure::usage(
-            "nothing is given to be changed; `posthouse group set --help` shows what can be",
-        ));
+        return Err(Failure::nothing_to_change("group"));
     }
     let before = get(client, &name).await?.config.subscriptions.unwrap_or_default();
     put(client, name, config.into_json(before)?, out).await

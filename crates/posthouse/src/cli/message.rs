@@ -1,10 +1,12 @@
 //! `posthouse message`: one message, by its id.
 
+use std::fmt::Display;
+
 use clap::{Args, Subcommand};
 use posthouse_client::{Client, proto};
 
 use super::browse::{Browse, By};
-use super::output::{Facts, Table};
+use super::output::{Facts, Table, plain};
 use super::remote::Remote;
 use super::{Failure, Output};
 use crate::json;
@@ -90,19 +92,24 @@ fn people(out: &mut Output, info: &json::MessageInfo, body: &[u8]) -> Result<(),
         out.table(&table)?;
     }
     out.line("")?;
+    let no_text = format_args!(
+        "(the body is no text; `posthouse message show {} --body` gives its {} bytes)",
+        info.message.id,
+        units::show_count(body.len() as u64)
+    );
+    print_body(out, body, no_text)
+}
+
+/// Prints a body line by line, or `no_text` if it is none. What would play with the
+/// terminal is not printed.
+pub(super) fn print_body(
+    out: &mut Output,
+    body: &[u8],
+    no_text: impl Display,
+) -> Result<(), Failure> {
     match std::str::from_utf8(body) {
-        Ok(text) => {
-            // Lines are kept; what would play with the terminal is not.
-            for line in text.lines() {
-                out.line(super::output::plain(line))?;
-            }
-            Ok(())
-        }
-        Err(_) => out.line(format_args!(
-            "(the body is no text; `posthouse message show {} --body` gives its {} bytes)",
-            info.message.id,
-            units::show_count(body.len() as u64)
-        )),
+        Ok(text) => text.lines().try_for_each(|line| out.line(plain(line))),
+        Err(_) => out.line(no_text),
     }
 }
 
@@ -121,7 +128,7 @@ pub(super) fn attributes(message: &json::Message) -> Facts {
         facts.add("tags", message.tags.join(", "));
     }
     for (name, value) in &message.headers {
-        facts.add(format!("header {}", super::output::plain(name)), value);
+        facts.add(format!("header {}", plain(name)), value);
     }
     facts.add_some("time to live", message.ttl.map(|ttl| units::show_duration(ttl.0)));
     facts.add_some("dedupe id", message.dedupe_id.as_ref());

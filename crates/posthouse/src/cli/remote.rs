@@ -100,6 +100,20 @@ impl Remote {
     }
 }
 
+/// What a node was asked for, if it is there.
+///
+/// # Errors
+/// Whatever else the node says.
+pub fn if_there<T>(
+    answer: Result<tonic::Response<T>, tonic::Status>,
+) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(there) => Ok(Some(there.into_inner())),
+        Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+        Err(status) => Err(status.into()),
+    }
+}
+
 fn no_node(address: &str, error: Error) -> Failure {
     let (what, hint) = match error {
         Error::Unreachable(what) => (what, "start one with `posthouse serve`, or say"),

@@ -5,10 +5,9 @@ use posthouse_client::{Client, proto};
 
 use super::browse::Browse;
 use super::output::{Facts, Table, confirm};
-use super::remote::Remote;
+use super::remote::{Remote, if_there};
 use super::{Failure, Output};
 use crate::json::{self, Duration, Retention, TopicConfig};
-use crate::problem::Kind;
 use crate::units;
 
 /// Topics in a page of a list.
@@ -177,15 +176,6 @@ async fn get(client: &Client, name: &str) -> Result<proto::Topic, Failure> {
     Ok(client.raw().get_topic(request).await?.into_inner())
 }
 
-async fn find(client: &Client, name: &str) -> Result<Option<proto::Topic>, Failure> {
-    let request = proto::GetTopicRequest { name: name.to_owned() };
-    match client.raw().get_topic(request).await {
-        Ok(topic) => Ok(Some(topic.into_inner())),
-        Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
-        Err(status) => Err(status.into()),
-    }
-}
-
 async fn put(
     client: &Client,
     name: String,
@@ -208,18 +198,13 @@ async fn create(
     config: Config,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    match find(client, &name).await? {
+    let request = proto::GetTopicRequest { name: name.clone() };
+    match if_there(client.raw().get_topic(request).await)? {
         None => put(client, name, config, out).await,
         Some(topic) if if_missing => out.show(&json::Topic::from(topic), |out, topic| {
             out.line(format_args!("topic {} is there already, and stays as it is", topic.name))
         }),
-        Some(_) => Err(Failure::new(
-            Kind::Conflict,
-            format!(
-                "there is a topic {name:?} already; `posthouse topic set {name}` changes it, \
-                 --if-missing leaves it as it is"
-            ),
-        )),
+        Some(_) => Err(Failure::exists("topic", &name)),
     }
 }
 
@@ -230,9 +215,7 @@ async fn set(
     out: &mut Output,
 ) -> Result<(), Failure> {
     if config == Config::default() {
-        return Err(Failure::usage(
-            "nothing is given to be changed; `posthouse topic set --help` shows what can be",
-        ));
+        return Err(Failure::nothing_to_change("topic"));
     }
     get(client, &name).await?;
     put(client, name, config, out).await

@@ -9,30 +9,20 @@ use crate::harness::{Node, texts};
 
 /// A node with a topic of these messages, and a group that gets them.
 fn node(bodies: &[&str]) -> Node {
-    let node = Node::start();
-    node.cli(&["topic", "create", "orders"]).ok();
-    node.cli(&["group", "create", "g", "--subscribe", "orders"]).ok();
-    for body in bodies {
-        node.cli(&["publish", "orders", body]).ok();
-    }
-    node
-}
-
-fn group(node: &Node) -> Value {
-    node.cli(&["group", "show", "g", "--json"]).json()
+    Node::with_messages(&[], bodies)
 }
 
 #[test]
 fn what_was_printed_is_acknowledged() {
     let node = node(&["a", "b", "c"]);
     assert_eq!(node.cli(&["consume", "g", "--max", "1"]).ok(), "a\n");
-    let group_after_one = group(&node);
+    let group_after_one = node.group();
     assert_eq!((&group_after_one["lag"], &group_after_one["in_flight"]), (&2.into(), &0.into()));
     let rest = node.cli(&["consume", "g", "--json", "--consumer", "me"]).objects();
     assert_eq!(texts(&rest, "body"), ["b", "c"]);
     assert_eq!(rest[0]["attempt"], 1);
     assert!(rest[0]["receipt"].is_string());
-    assert_eq!(group(&node)["lag"], 0);
+    assert_eq!(node.group()["lag"], 0);
     assert_eq!(node.cli(&["consume", "g"]).ok(), "", "there is nothing more");
     node.cli(&["consume", "nosuch"]).failed(3, "there is no group \"nosuch\"");
     node.cli(&["consume", "g", "--lease", "1ms"]).failed(2, "lease");
@@ -42,7 +32,7 @@ fn what_was_printed_is_acknowledged() {
 fn a_look_gives_everything_back_and_counts_as_an_attempt() {
     let node = node(&["a", "b"]);
     assert_eq!(node.cli(&["consume", "g", "--no-ack"]).ok(), "a\nb\n");
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["in_flight"]), (&2.into(), &0.into()));
     let again = node.cli(&["consume", "g", "--json"]).objects();
     assert_eq!(again[0]["attempt"], 2);
@@ -55,7 +45,7 @@ fn a_message_that_is_acknowledged_as_it_is_given_out_has_no_receipt() {
     let node = node(&["a"]);
     let got = node.cli(&["consume", "g", "--auto-ack", "--json"]).objects();
     assert_eq!((got[0]["body"].as_str(), got[0].get("receipt")), (Some("a"), None));
-    assert_eq!(group(&node)["lag"], 0);
+    assert_eq!(node.group()["lag"], 0);
 }
 
 #[test]
@@ -67,7 +57,7 @@ fn who_follows_gets_what_comes_until_told_to_stop() {
     assert_eq!(consume.line(), "b");
     consume.signal(Signal::INT);
     assert_eq!(consume.wait().code(), Some(0));
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["in_flight"]), (&0.into(), &0.into()));
 }
 
@@ -117,7 +107,7 @@ fn what_nobody_reads_is_given_back() {
     drop(stdout);
     assert_eq!(consume.wait().code(), Some(0), "that is what `| head` does");
     assert_eq!(consume.stderr(), "");
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["in_flight"]), (&200.into(), &0.into()));
 }
 
@@ -133,11 +123,11 @@ fn a_reader_that_does_not_read_keeps_nobody_from_stopping() {
     assert_eq!(held["lag"], 200);
     let receipt_lasts = std::time::Instant::now();
     while receipt_lasts.elapsed() < std::time::Duration::from_secs(2) {
-        assert_eq!(group(&node)["in_flight"], 200);
+        assert_eq!(node.group()["in_flight"], 200);
     }
     consume.signal(Signal::INT);
     assert_eq!(consume.wait().code(), Some(130));
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["in_flight"]), (&200.into(), &0.into()));
     let again = node.cli(&["consume", "g", "--json", "--max", "1"]).objects();
     assert_eq!(again[0]["attempt"], 2, "nobody else has had it meanwhile");

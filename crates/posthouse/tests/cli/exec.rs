@@ -1,24 +1,11 @@
 //! `consume --exec`: a command for every message.
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::harness::{Node, texts};
 
 fn node(bodies: &[&str]) -> Node {
-    let node = Node::start();
-    node.cli(&["topic", "create", "orders"]).ok();
-    let create =
-        ["group", "create", "g", "--subscribe", "orders", "--backoff", "1h", "--lease", "1s"];
-    node.cli(&create).ok();
-    for body in bodies {
-        node.cli(&["publish", "orders", body]).ok();
-    }
-    node
-}
-
-fn group(node: &Node) -> Value {
-    node.cli(&["group", "show", "g", "--json"]).json()
+    Node::with_messages(&["--backoff", "1h", "--lease", "1s"], bodies)
 }
 
 #[test]
@@ -31,7 +18,7 @@ fn exit_code_zero_acknowledges_and_any_other_gives_back_with_the_reason() {
     assert!(ended.stderr.contains("was given back: exit code 3: no stock"), "{}", ended.stderr);
     assert!(ended.stderr.contains("2 acknowledged, 1 given back"), "{}", ended.stderr);
     ended.ok();
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["waiting"]), (&1.into(), &1.into()));
     let left = node.cli(&["message", "find", "orders", "--since", "1h", "--json"]).objects();
     let id = left[1]["id"].as_str().unwrap();
@@ -68,7 +55,7 @@ fn a_command_finds_all_about_the_message_in_its_environment() {
         node.cli(&["consume", "g", "--exec", command]).ok(),
         "orders 0 0 k 1 eu,paid 1 g 7 o-1\n"
     );
-    assert_eq!(group(&node)["lag"], 0);
+    assert_eq!(node.group()["lag"], 0);
 }
 
 #[test]
@@ -91,7 +78,7 @@ fn commands_run_side_by_side_as_many_as_allowed() {
     let command =
         format!("touch {at}/$POSTHOUSE_POSITION; until [ -e {at}/0 ] && [ -e {at}/1 ]; do :; done");
     node.cli(&["consume", "g", "--exec", &command, "--concurrency", "2"]).ok();
-    assert_eq!(group(&node)["lag"], 0);
+    assert_eq!(node.group()["lag"], 0);
 }
 
 #[test]
@@ -99,7 +86,7 @@ fn a_command_that_takes_longer_than_the_lease_keeps_its_message() {
     let node = node(&["a"]);
     // Longer than the lease of a second.
     node.cli(&["consume", "g", "--exec", "sleep 2.5"]).ok();
-    assert_eq!(group(&node)["lag"], 0);
+    assert_eq!(node.group()["lag"], 0);
     let first = node.cli(&["topic", "browse", "orders", "--json"]).objects();
     let life = node.cli(&["message", "history", first[0]["id"].as_str().unwrap(), "--json"]).json();
     let events = texts(life["events"].as_array().unwrap(), "event");
@@ -114,7 +101,7 @@ fn a_command_that_takes_too_long_is_killed_with_its_children() {
         node.cli(&["consume", "g", "--exec", "sleep 600 & wait", "--exec-timeout", "200ms"]);
     assert!(ended.stderr.contains("killed after 200ms (--exec-timeout)"), "{}", ended.stderr);
     ended.ok();
-    assert_eq!(group(&node)["waiting"], 1);
+    assert_eq!(node.group()["waiting"], 1);
 }
 
 #[test]
@@ -122,7 +109,7 @@ fn a_command_that_cannot_be_run_uses_up_no_more_than_one_message() {
     let node = node(&["a", "b", "c"]);
     node.cli(&["consume", "g", "--exec", "/nosuch/command"])
         .failed(1, "the command cannot be run: exit code 127");
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["waiting"]), (&3.into(), &1.into()));
 }
 
@@ -138,7 +125,7 @@ fn the_first_signal_waits_for_commands_and_the_second_kills_them() {
     std::fs::write(dir.path().join("go"), b"").unwrap();
     assert_eq!(consume.line(), "done");
     assert_eq!(consume.wait().code(), Some(0));
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["in_flight"]), (&1.into(), &0.into()), "b was not begun");
 
     let mut consume = node.begin(&["consume", "g", "--exec", "echo $$; sleep 600 & wait"]);
@@ -153,7 +140,7 @@ fn the_first_signal_waits_for_commands_and_the_second_kills_them() {
         assert!(began.elapsed() < crate::harness::PATIENCE, "the command is not killed");
     }
     assert_eq!(consume.wait().code(), Some(130));
-    let after = group(&node);
+    let after = node.group();
     assert_eq!((&after["lag"], &after["in_flight"]), (&1.into(), &0.into()), "it was given back");
     let got = node.cli(&["consume", "g", "--json", "--wait", "20s", "--max", "1"]).objects();
     assert_eq!((&got[0]["body"], &got[0]["attempt"]), (&"b".into(), &2.into()));

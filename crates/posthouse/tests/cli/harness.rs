@@ -208,6 +208,23 @@ impl Node {
         Node { running, url, dir }
     }
 
+    /// A node whose topic `orders` has messages with these bodies, and whose group `g`, made
+    /// with these options, gets them.
+    pub fn with_messages(group: &[&str], bodies: &[&str]) -> Node {
+        let node = Node::start();
+        node.cli(&["topic", "create", "orders"]).ok();
+        node.cli(&[&["group", "create", "g", "--subscribe", "orders"], group].concat()).ok();
+        for body in bodies {
+            node.cli(&["publish", "orders", body]).ok();
+        }
+        node
+    }
+
+    /// What there is to know of the group `g`.
+    pub fn group(&self) -> Value {
+        self.cli(&["group", "show", "g", "--json"]).json()
+    }
+
     /// Stops it, and starts it again where it was, after something else.
     pub fn restart_after(self, between: impl FnOnce()) -> Node {
         let url = self.url.clone();
