@@ -81,7 +81,7 @@ async fn rounds(test: &str, shards: u32, count: u32) {
     let counts =
         |fate: fn(&Fate) -> bool| journal.all().values().filter(|sent| fate(&sent.fate)).count();
     let placed = counts(|fate| matches!(fate, Fate::Placed { .. }));
-    let refused = counts(|fate| *fate == Fate::Refused);
+    let refused = counts(|fate| matches!(fate, Fate::Refused(_)));
     let bytes = disk_bytes(dir.path());
     eprintln!("{placed} published, {refused} refused, {} MiB on the disk", bytes >> 20);
     assert!(placed > 20 * count as usize && refused > 0, "there was no load");
@@ -134,7 +134,9 @@ pub async fn verify(node: &Node, journal: &Journal) -> HashMap<String, Place> {
             Fate::Placed { position, .. } => {
                 assert!(is_there, "message {uid} of {} at {position} is lost", sent.topic);
             }
-            Fate::Refused => assert!(!is_there, "message {uid} was refused, and is there"),
+            Fate::Refused(why) => {
+                assert!(!is_there, "message {uid} was refused ({why}), and is there");
+            }
             Fate::Unknown => {}
         }
         if let Some(batch) = sent.batch {

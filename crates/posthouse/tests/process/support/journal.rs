@@ -16,6 +16,8 @@ pub struct Sent {
     pub message: OutgoingMessage,
     /// Messages with the same number are all there or none.
     pub batch: Option<u64>,
+    /// It was handed to the node before, and no answer came.
+    pub again: bool,
     pub fate: Fate,
 }
 
@@ -26,8 +28,8 @@ pub enum Fate {
     Unknown,
     /// It is published.
     Placed { id: String, partition: u32, position: u64 },
-    /// It is not, and never will be.
-    Refused,
+    /// It is not, and never will be, for this reason.
+    Refused(String),
 }
 
 /// Where a message is: its topic, partition and position.
@@ -91,8 +93,13 @@ impl Journal {
     ) -> (String, OutgoingMessage) {
         let uid = format!("{:06}", self.number());
         message.headers.insert(UID.into(), uid.clone());
-        let sent =
-            Sent { topic: topic.into(), message: message.clone(), batch, fate: Fate::Unknown };
+        let sent = Sent {
+            topic: topic.into(),
+            message: message.clone(),
+            batch,
+            again: false,
+            fate: Fate::Unknown,
+        };
         self.notes().sent.insert(uid.clone(), sent);
         (uid, message)
     }
@@ -111,22 +118,29 @@ impl Journal {
         self.event(&mut notes);
     }
 
-    /// The answer: it is not published.
-    pub fn refused(&self, uid: &str) {
+    /// The answer: it is not published, for this reason. Of a message that is handed in
+    /// again that says nothing of the first time.
+    pub fn refused(&self, uid: &str, why: &str) {
         let mut notes = self.notes();
         let sent = notes.sent.get_mut(uid).expect("it was asked for");
         assert_eq!(sent.fate, Fate::Unknown, "message {uid} was answered before");
-        sent.fate = Fate::Refused;
+        if !sent.again {
+            sent.fate = Fate::Refused(why.into());
+        }
         self.event(&mut notes);
     }
 
     /// Messages with a publish id of which nobody knows whether they are there.
     pub fn to_send_again(&self) -> Vec<(String, Sent)> {
-        let notes = self.notes();
-        let unknown = notes.sent.iter().filter(|(_, sent)| {
+        let mut notes = self.notes();
+        let unknown = notes.sent.iter_mut().filter(|(_, sent)| {
             sent.fate == Fate::Unknown && sent.message.dedupe_id.is_some() && sent.batch.is_none()
         });
-        unknown.map(|(uid, sent)| (uid.clone(), sent.clone())).collect()
+        let again = unknown.map(|(uid, sent)| {
+            sent.again = true;
+            (uid.clone(), sent.clone())
+        });
+        again.collect()
     }
 
     /// Some message with a publish id that is published.
@@ -145,7 +159,8 @@ impl Journal {
         let place = format!("{}/{}/{}", message.topic, message.partition, message.position);
         let uid = message.headers.get(UID).unwrap_or_else(|| panic!("{place} is from nowhere"));
         let sent = notes.sent.get(uid).unwrap_or_else(|| panic!("{place} is from nowhere"));
-        assert_ne!(sent.fate, Fate::Refused, "{place} ({uid}) was refused, and is there");
+        let (is_refused, fate) = (matches!(sent.fate, Fate::Refused(_)), &sent.fate);
+        assert!(!is_refused, "{place} ({uid}) was refused, and is there: {fate:?}");
         let (is, was) = (message, &sent.message);
         let (origin_topic, origin_place) = match &is.origin {
             Some(origin) => (&origin.topic, (origin.partition, origin.position)),

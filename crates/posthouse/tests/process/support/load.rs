@@ -182,7 +182,9 @@ impl Actor {
             match response.problem {
                 None => answered(&journal, &uids, &response.messages),
                 Some(problem) if problem.code == "outcome_unknown" => {}
-                Some(_) => uids.iter().for_each(|uid| journal.refused(uid)),
+                Some(problem) => {
+                    uids.iter().for_each(|uid| journal.refused(uid, &problem.code));
+                }
             }
         }
         writer.abort();
@@ -206,7 +208,7 @@ impl Actor {
                 Ok(response) => answered(&self.journal, &uids, &response.into_inner().messages),
                 Err(error) if may_be_done(&error) => return,
                 Err(Error::Refused(problem)) => {
-                    uids.iter().for_each(|uid| self.journal.refused(uid));
+                    uids.iter().for_each(|uid| self.journal.refused(uid, &problem.code));
                     if problem.code != "several_shards" {
                         return;
                     }
@@ -279,15 +281,15 @@ impl Actor {
             let Ok(answer) = self.web.send(Method::POST, path, &kind, lines).await else { return };
             let text = String::from_utf8_lossy(&answer.body).into_owned();
             if answer.status != 200 {
-                uids.iter().for_each(|uid| self.journal.refused(uid));
+                uids.iter().for_each(|uid| self.journal.refused(uid, &answer.code()));
                 return;
             }
             for (uid, line) in uids.iter().zip(text.lines()) {
                 let line: Value = serde_json::from_str(line).expect("a line of JSON");
-                match line.get("problem").map(|problem| problem["code"] == "outcome_unknown") {
+                match line.get("problem").and_then(|problem| problem["code"].as_str()) {
                     None => self.journal.placed(uid, &published(&line)),
-                    Some(true) => return,
-                    Some(false) => self.journal.refused(uid),
+                    Some("outcome_unknown") => return,
+                    Some(code) => self.journal.refused(uid, code),
                 }
             }
         }
@@ -310,7 +312,7 @@ impl Actor {
                         .into_iter()
                         .map(|message| {
                             let (uid, message) = self.journal.ask("small", message, None);
-                            self.journal.refused(&uid);
+                            self.journal.refused(&uid, "too large");
                             json!({ "body_base64": BASE64.encode(&message.body),
                                 "headers": message.headers })
                         })
@@ -330,7 +332,7 @@ impl Actor {
                         ..OutgoingMessage::default()
                     };
                     let (uid, message) = self.journal.ask(&known.topic, message, None);
-                    self.journal.refused(&uid);
+                    self.journal.refused(&uid, "another body");
                     json!({ "messages": [{ "topic": known.topic, "body": "another",
                         "key": message.key, "headers": message.headers,
                         "dedupe_id": message.dedupe_id }] })
@@ -340,7 +342,7 @@ impl Actor {
                     path = "/v1/topics/plain/messages";
                     let message = OutgoingMessage::default();
                     let (uid, message) = self.journal.ask("plain", message, None);
-                    self.journal.refused(&uid);
+                    self.journal.refused(&uid, "too many tags");
                     let tags: Vec<String> = (0..17).map(|n| n.to_string()).collect();
                     json!({ "headers": message.headers, "tags": tags, "body": "x" })
                 }
@@ -567,7 +569,7 @@ fn http_answered(journal: &Journal, uids: &[String], answer: &super::web::Answer
         return true;
     }
     if answer.code() != "outcome_unknown" {
-        uids.iter().for_each(|uid| journal.refused(uid));
+        uids.iter().for_each(|uid| journal.refused(uid, &answer.code()));
     }
     false
 }
