@@ -33,6 +33,7 @@ enum Work {
     /// One message at a time: one client, then 64
     Clients(Options),
     Scale(super::scale::Scale),
+    Schedule(super::scale::Schedule),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +95,7 @@ impl Bench {
             Work::EndToEnd(options) => (bench::Work::EndToEnd, options),
             Work::Clients(options) => (bench::Work::Clients, options),
             Work::Scale(scale) => return scale.run(),
+            Work::Schedule(schedule) => return schedule.run(),
         };
         let plan = options.plan()?;
         let json = options.json;

@@ -1,4 +1,5 @@
-//! `posthouse bench scale`: what a node does with much of everything.
+//! `posthouse bench scale` and `posthouse bench schedule`: what a node does with much of
+//! everything, and with messages that come later.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::Failure;
 use super::bench::number;
-use crate::bench::scale::{self, ScaleFigure, ScalePlan, ScaleWork};
+use crate::bench::scale::{self, ScaleFigure, ScalePlan, ScaleWork, ScheduleWork};
 use crate::units;
 
 /// Much of everything: topics, groups, messages, time
@@ -41,6 +42,35 @@ enum Work {
     Full(Options),
     /// A mixed load for --seconds (1800)
     Soak(Options),
+}
+
+/// Messages that come later, in any number
+///
+/// Starts a node in this process, with its data in a new directory below --dir, and
+/// removes it at the end. How late a message comes is the time from when it is due to when
+/// a consumer has it. A smaller count is a look, not a proof.
+#[derive(Debug, Args)]
+pub struct Schedule {
+    #[command(subcommand)]
+    work: Later,
+}
+
+#[derive(Debug, Subcommand)]
+enum Later {
+    /// What pending messages (--count, 100000000) take in memory and on the disk
+    Pending(Options),
+    /// How fast they are taken in, in turn with plain publishes (--seconds, 5)
+    Fill(Options),
+    /// Calling back and moving any of them (--count, 2000000), by 64 clients
+    Change(Options),
+    /// How late they come at 300000, 50000 and 1000 a second (at most --count), for
+    /// --seconds (60)
+    Fire(Options),
+    /// Many (--count, 100000000) in the same millisecond, beside others
+    Burst(Options),
+    /// A kill with many (--count, 100000000) pending, and the time to the first reply and
+    /// to the first that comes
+    Restart(Options),
 }
 
 #[derive(Debug, Args)]
@@ -138,11 +168,48 @@ impl Work {
     }
 }
 
+impl Later {
+    fn parts(self) -> (ScaleWork, Options, Defaults) {
+        let many = 100_000_000;
+        let usual =
+            Defaults { count: many, bytes: 0, size: 100, batch: 1000, active: 0, seconds: 10 };
+        let (work, options, defaults) = match self {
+            Later::Pending(options) => (ScheduleWork::Pending, options, usual),
+            Later::Fill(options) => (ScheduleWork::Fill, options, Defaults { seconds: 5, ..usual }),
+            Later::Change(options) => {
+                (ScheduleWork::Change, options, Defaults { count: 2_000_000, seconds: 5, ..usual })
+            }
+            Later::Fire(options) => {
+                (ScheduleWork::Fire, options, Defaults { count: 0, seconds: 60, ..usual })
+            }
+            Later::Burst(options) => (ScheduleWork::Burst, options, usual),
+            Later::Restart(options) => match options.child {
+                true => (ScheduleWork::RestartChild, options, usual),
+                false => (ScheduleWork::Restart, options, usual),
+            },
+        };
+        (ScaleWork::Schedule(work), options, defaults)
+    }
+}
+
 impl Scale {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (work, options, defaults) = self.work.parts();
-        let plan = options.plan(&defaults)?;
-        let json = options.json;
+        options.run(work, &defaults)
+    }
+}
+
+impl Schedule {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (work, options, defaults) = self.work.parts();
+        options.run(work, &defaults)
+    }
+}
+
+impl Options {
+    fn run(&self, work: ScaleWork, defaults: &Defaults) -> Result<(), Failure> {
+        let plan = self.plan(defaults)?;
+        let json = self.json;
         if !json {
             println!("{}", ScaleFigure::HEAD);
         }
@@ -159,9 +226,7 @@ impl Scale {
             }
         })
     }
-}
 
-impl Options {
     fn plan(&self, defaults: &Defaults) -> Result<ScalePlan, Failure> {
         let size = self.size.unwrap_or(defaults.size);
         let batch = self.batch.unwrap_or(defaults.batch);

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use super::figure::ScaleFigure;
 use super::host::{Host, aged, kept};
 use super::pour::{Pour, Until, pour};
-use super::{ScalePlan, failure, probe};
-use crate::bench::disk::Disk;
+use super::{ScalePlan, disk_alone, failure, probe};
 use crate::cli::Failure;
 
 /// Topics that are kept for a short while.
@@ -28,15 +27,7 @@ pub(super) async fn run(
     dir: &Path,
     report: &mut (dyn FnMut(ScaleFigure) + Send),
 ) -> Result<(), Failure> {
-    let disk_rate = {
-        let path = dir.to_owned();
-        let alone = tokio::task::spawn_blocking(move || {
-            Disk::new(&path)?.run(1 << 20, Duration::from_secs(2))
-        });
-        let alone = alone.await.expect("the disk's thread does not panic");
-        let _ = std::fs::remove_file(dir.join("disk"));
-        alone.map_err(|error| failure(error.to_string()))?.bytes_per_second
-    };
+    let disk_rate = disk_alone(dir, 1 << 20, Duration::from_secs(2)).await?.bytes_per_second;
     report(ScaleFigure::new("disk: write, fdatasync", disk_rate, "bytes/s"));
     let host = Arc::new(Host::start(plan, dir).await?);
     let mut topics = host.topics("kept", 0..1, &kept()).await?;

@@ -19,6 +19,9 @@ use crate::shard::metrics;
 /// Topics and groups that are made at the same time.
 const TOGETHER: usize = 512;
 
+/// Messages that may be scheduled: more than any work has.
+const MAX_SCHEDULED: u64 = 10_000_000_000;
+
 /// How long a node may take to end.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -44,6 +47,7 @@ impl Host {
         let flag = |name: &str| match name {
             "data" => Some(data.display().to_string()),
             "memory" => Some(plan.memory.to_string()),
+            "max_scheduled" => Some(MAX_SCHEDULED.to_string()),
             "disk_reserve" => reserve.map(|bytes| bytes.to_string()),
             _ => None,
         };

@@ -14,14 +14,17 @@ mod pour;
 mod probe;
 mod restart;
 mod retained;
+mod schedule;
 mod soak;
 mod topics;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use figure::ScaleFigure;
+pub use schedule::ScheduleWork;
 
+use super::disk::{Alone, Disk};
 use crate::cli::Failure;
 
 /// What is measured.
@@ -45,6 +48,8 @@ pub enum ScaleWork {
     Full,
     /// A mixed load for long.
     Soak,
+    /// Messages that come later.
+    Schedule(ScheduleWork),
 }
 
 /// How large, and how long.
@@ -85,8 +90,12 @@ pub async fn run(
     plan: &ScalePlan,
     report: &mut (dyn FnMut(ScaleFigure) + Send),
 ) -> Result<(), Failure> {
-    if work == ScaleWork::RestartChild {
-        return restart::child(plan, report).await;
+    match work {
+        ScaleWork::RestartChild => return restart::child(plan, report).await,
+        ScaleWork::Schedule(ScheduleWork::RestartChild) => {
+            return schedule::restart::child(plan, report).await;
+        }
+        _ => {}
     }
     std::fs::create_dir_all(&plan.dir)?;
     let dir = tempfile::Builder::new().prefix("posthouse-scale-").tempdir_in(&plan.dir)?;
@@ -100,8 +109,19 @@ pub async fn run(
         ScaleWork::Clean => clean::run(plan, dir, report).await,
         ScaleWork::Full => full::run(plan, dir, report).await,
         ScaleWork::Soak => soak::run(plan, dir, report).await,
+        ScaleWork::Schedule(work) => schedule::run(work, plan, dir, report).await,
         ScaleWork::RestartChild => unreachable!("it was answered above"),
     }
+}
+
+/// What the disk does alone with pieces of `bytes`, in a file below `dir`.
+async fn disk_alone(dir: &Path, bytes: usize, time: Duration) -> Result<Alone, Failure> {
+    let path = dir.to_owned();
+    let alone = tokio::task::spawn_blocking(move || Disk::new(&path)?.run(bytes, time));
+    let alone = alone.await.expect("the disk's thread does not panic");
+    // It goes with the directory, if not now.
+    let _ = std::fs::remove_file(dir.join("disk"));
+    alone.map_err(|error| failure(error.to_string()))
 }
 
 /// Gives a failure of this benchmark's own.

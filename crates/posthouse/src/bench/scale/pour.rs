@@ -1,16 +1,19 @@
 //! Pouring messages in, and taking them out: the load of all scale works.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hdrhistogram::Histogram;
+use posthouse_core::UnixMs;
 use posthouse_core::catalog::Topic;
+use posthouse_core::ident::MessageId;
 use posthouse_core::message::Parts;
+use posthouse_core::record::{NameTaken, When};
 use tokio::task::JoinSet;
 
 use super::failure;
@@ -42,6 +45,12 @@ pub(super) enum Spread {
     Random,
 }
 
+/// When a message is due, by its number in the pour.
+pub(super) type Due = Arc<dyn Fn(u64, &mut Chance) -> When + Send + Sync>;
+
+/// Ids of messages.
+pub(super) type Ids = Arc<Mutex<Vec<MessageId>>>;
+
 /// What is poured in.
 #[derive(Clone)]
 pub(super) struct Pour {
@@ -58,6 +67,10 @@ pub(super) struct Pour {
     pub keys: u64,
     /// Bodies say when they were due.
     pub stamped: bool,
+    /// Messages come later.
+    pub due: Option<Due>,
+    /// Where their ids go.
+    pub ids: Option<Ids>,
     /// Ends the pouring from outside.
     pub stop: Arc<AtomicBool>,
 }
@@ -75,6 +88,8 @@ impl Pour {
             pace: None,
             keys: 0,
             stamped: false,
+            due: None,
+            ids: None,
             stop: Arc::default(),
         }
     }
@@ -141,7 +156,11 @@ struct Shared {
     began: Instant,
     /// Messages that nobody has begun to send.
     left: AtomicU64,
+    /// Messages that were given a number.
+    numbered: AtomicU64,
     answered: AtomicU64,
+    /// A moment, by the clock of the node and by that of stamps.
+    moment: (UnixMs, Instant),
 }
 
 struct Lane {
@@ -160,7 +179,9 @@ pub(super) async fn pour(host: &Arc<Host>, pour: Pour) -> Result<Poured, Failure
         host: host.clone(),
         began: Instant::now(),
         left: AtomicU64::new(left),
+        numbered: AtomicU64::new(0),
         answered: AtomicU64::new(0),
+        moment: (host.broker.now(), Instant::now()),
         pour,
     });
     let mut lanes = JoinSet::new();
@@ -228,6 +249,14 @@ impl Shared {
         over || self.pour.stop.load(Ordering::Relaxed)
     }
 
+    /// The moment that a message is due.
+    fn instant_of(&self, when: When) -> Instant {
+        match when {
+            When::After(ms) => Instant::now() + Duration::from_millis(ms),
+            When::At(at) => self.moment.1 + Duration::from_millis(at.since(self.moment.0)),
+        }
+    }
+
     /// How many messages the next publish has; 0 at the end.
     fn take(&self) -> usize {
         if self.is_over() {
@@ -268,9 +297,8 @@ async fn lane(shared: Arc<Shared>, number: usize) -> Result<Lane, Failure> {
                 break;
             }
             let now = if apart.is_some() { due } else { Instant::now() };
-            let body = bodies.body(now);
             turn += pour.producers as u64;
-            match send(&shared, &body, count, turn, &mut chance).await {
+            match send(&shared, &bodies, now, count, turn, &mut chance).await {
                 Ok(answer) => {
                     pending.push_back((answer, count, now, shared.host.is_snapshotting()));
                 }
@@ -288,8 +316,13 @@ async fn lane(shared: Arc<Shared>, number: usize) -> Result<Lane, Failure> {
             continue;
         };
         match answer.await {
-            Ok(_) => {
+            Ok(sent) => {
                 shared.answered.fetch_add(count as u64, Ordering::Relaxed);
+                if let Some(ids) = &pour.ids {
+                    let placed = shared.host.broker.placed(&sent);
+                    let placed: Result<Vec<_>, _> = placed.map(|p| p.map(|p| p.id)).collect();
+                    ids.lock().unwrap_or_else(PoisonError::into_inner).extend(placed?);
+                }
                 let nanos = began.elapsed().as_nanos() as u64;
                 let times = match snapshot || shared.host.is_snapshotting() {
                     true => &mut lane.snapshot,
@@ -305,15 +338,18 @@ async fn lane(shared: Arc<Shared>, number: usize) -> Result<Lane, Failure> {
 
 async fn send(
     shared: &Shared,
-    body: &bytes::Bytes,
+    bodies: &Bodies,
+    now: Instant,
     count: usize,
     turn: u64,
     chance: &mut Chance,
 ) -> Result<BoxFuture<'static, Result<Sent, Problem>>, Problem> {
     let (broker, pour) = (&shared.host.broker, &shared.pour);
+    let mut body = bodies.body(now);
     let permit = broker.wait_for_permit(body.len() * count).await?;
     let mut outbox = broker.outbox(Some(permit), true);
     let topics = pour.topics.len() as u64;
+    let first = shared.numbered.fetch_add(count as u64, Ordering::Relaxed);
     for n in 0..count as u64 {
         let at = match pour.spread {
             Spread::Publishes => turn % topics,
@@ -321,13 +357,14 @@ async fn send(
             Spread::Random => chance.below(topics),
         };
         let topic = &pour.topics[at as usize];
-        if pour.keys == 0 {
-            broker.add(&mut outbox, topic, &Parts::default(), body)?;
-        } else {
-            let key = key(chance.below(pour.keys));
-            let parts = Parts { key: Some(&key), ..Parts::default() };
-            broker.add(&mut outbox, topic, &parts, body)?;
+        let when = pour.due.as_ref().map(|due| due(first + n, chance));
+        if let Some(when) = when.filter(|_| pour.stamped) {
+            body = bodies.body(shared.instant_of(when));
         }
+        let key = (pour.keys > 0).then(|| key(chance.below(pour.keys)));
+        let later = when.map(|when| (when, NameTaken::default()));
+        let parts = Parts { key: key.as_deref(), later, ..Parts::default() };
+        broker.add(&mut outbox, topic, &parts, &body)?;
     }
     Ok(broker.submit(outbox)?.wait().boxed())
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use posthouse_core::catalog::Retention;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::figure::ScaleFigure;
 use super::host::{Host, kept};
@@ -17,10 +17,13 @@ use crate::bench::http::Http;
 use crate::cli::Failure;
 
 /// What the child says when it is full, and goes on at full load.
-const READY: &str = "ready";
+pub(super) const READY: &str = "ready";
 
 /// How long a node may take to start.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long the child is at full load before it is killed.
+const AT_FULL_LOAD: Duration = Duration::from_millis(1500);
 
 /// Topics of the load.
 const TOPICS: u64 = 16;
@@ -74,6 +77,27 @@ pub(super) async fn run(
     dir: &Path,
     report: &mut (dyn FnMut(ScaleFigure) + Send),
 ) -> Result<(), Failure> {
+    killed_when_ready(plan, dir, ["scale", "restart"], report).await?;
+    for round in 1..=plan.rounds {
+        let Started { took, rss, node, .. } = first_reply(dir, plan, "load-0").await?;
+        let disk = super::probe::disk_bytes(&dir.join("data"));
+        let name = format!("first reply after a kill, {round}");
+        let mut figure = ScaleFigure::new(name, took.as_secs_f64(), "s");
+        (figure.disk_bytes, figure.rss_bytes) = (Some(disk), rss);
+        report(figure.must("<= 2 s", took <= Duration::from_secs(2)));
+        // As after a kill, over and over: each start finds what the last one left.
+        kill(node).await?;
+    }
+    Ok(())
+}
+
+/// Runs the child of a work until it is full, and kills it at full load.
+pub(super) async fn killed_when_ready(
+    plan: &ScalePlan,
+    dir: &Path,
+    work: [&str; 2],
+    report: &mut (dyn FnMut(ScaleFigure) + Send),
+) -> Result<(), Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     for (name, _) in std::env::vars_os() {
         // Settings of the environment are for somebody else's node.
@@ -82,7 +106,9 @@ pub(super) async fn run(
         }
     }
     let mut child = command
-        .args(["bench", "scale", "restart", "--child", "--json", "--dir"])
+        .arg("bench")
+        .args(work)
+        .args(["--child", "--json", "--dir"])
         .arg(dir)
         .args(["--bytes", &plan.bytes.to_string(), "--size", &plan.size.to_string()])
         .args(["--count", &plan.count.to_string(), "--active", &plan.active.to_string()])
@@ -104,29 +130,39 @@ pub(super) async fn run(
         }
         report(figure);
     }
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    child.kill().await?;
-    child.wait().await?;
-    for round in 1..=plan.rounds {
-        let (took, node, rss) = first_reply(dir, plan).await?;
-        let disk = super::probe::disk_bytes(&dir.join("data"));
-        let name = format!("first reply after a kill, {round}");
-        let mut figure = ScaleFigure::new(name, took.as_secs_f64(), "s");
-        (figure.disk_bytes, figure.rss_bytes) = (Some(disk), rss);
-        report(figure.must("<= 2 s", took <= Duration::from_secs(2)));
-        drop(node);
-    }
+    tokio::time::sleep(AT_FULL_LOAD).await;
+    kill(child).await
+}
+
+/// Ends a node as a power cut would end it.
+pub(super) async fn kill(mut node: Child) -> Result<(), Failure> {
+    node.kill().await?;
+    node.wait().await?;
     Ok(())
 }
 
-/// Starts a node on the data, and publishes a message. How long that took, from the
-/// start of the process on.
-async fn first_reply(
+/// A node that has answered.
+pub(super) struct Started {
+    /// From the start of the process to its first answer.
+    pub took: Duration,
+    /// When the process was started.
+    pub began: Instant,
+    /// Memory that it has in use then.
+    pub rss: Option<u64>,
+    /// What asks it.
+    pub http: Http,
+    /// The process.
+    pub node: Child,
+}
+
+/// Starts a node on the data, and publishes a message to a topic.
+pub(super) async fn first_reply(
     dir: &Path,
     plan: &ScalePlan,
-) -> Result<(Duration, tokio::process::Child, Option<u64>), Failure> {
+    topic: &str,
+) -> Result<Started, Failure> {
     let began = Instant::now();
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut node = Command::new(std::env::current_exe()?)
         .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--memory"])
         .arg(plan.memory.to_string())
         .arg("--data")
@@ -135,7 +171,7 @@ async fn first_reply(
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let out = child.stdout.take().expect("its stdout is piped");
+    let out = node.stdout.take().expect("its stdout is piped");
     let mut lines = BufReader::new(out).lines();
     let url = tokio::time::timeout(PATIENCE, async {
         while let Some(line) = lines.next_line().await? {
@@ -150,10 +186,10 @@ async fn first_reply(
     };
     let message = serde_json::json!({ "messages": [{ "body": "first" }] });
     let message = message.to_string().into();
-    let _: serde_json::Value = Http::new(&url).post("/v1/topics/load-0/messages", message).await?;
+    let http = Http::new(&url);
+    let path = format!("/v1/topics/{topic}/messages");
+    let _: serde_json::Value = http.post(&path, message).await?;
     let took = began.elapsed();
-    let rss = child.id().and_then(|id| super::probe::rss_of(&id.to_string()));
-    // As after a kill, over and over: each start finds what the last one left.
-    child.kill().await?;
-    Ok((took, child, rss))
+    let rss = node.id().and_then(|id| super::probe::rss_of(&id.to_string()));
+    Ok(Started { took, began, rss, http, node })
 }
