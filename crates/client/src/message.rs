@@ -234,7 +234,7 @@ pub struct Origin {
     pub position: u64,
     /// When it was published.
     pub published_at: SystemTime,
-    /// Why it died: `nacked` or `lease_expired`.
+    /// Why it died: `nacked`, `lease_expired` or `expired`.
     pub reason: String,
     /// How often it was given out.
     pub attempts: u32,

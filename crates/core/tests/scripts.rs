@@ -14,7 +14,7 @@ use std::sync::Arc;
 use harness::{Msg, T0, World, held};
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::{
-    DeadLetter, Group, GroupConfig, Order, Retention, Subscription, Topic, TopicConfig,
+    DeadLetter, Expired, Group, GroupConfig, Order, Retention, Subscription, Topic, TopicConfig,
 };
 use posthouse_core::machine::Machine;
 use posthouse_core::name;
@@ -140,6 +140,9 @@ impl Script {
             config.retention = Retention::Limits { max_age_ms, max_bytes, max_count };
         } else if let Some(min_age_ms) = words.number("min_age") {
             config.retention = Retention::Acknowledged { min_age_ms };
+        }
+        if words.named.get("expired") == Some(&"bury") {
+            config.expired = Expired::DeadLetter;
         }
         if let Some(window) = words.number("dedupe") {
             config.dedupe_window_ms = window;

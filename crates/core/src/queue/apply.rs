@@ -7,7 +7,7 @@ use super::partition::Partition;
 use super::window::{Slot, State};
 use super::{GroupState, Shard};
 use crate::index::{Ids, NewMessages};
-use crate::record::{Chained, Entries, Grant, List, Place, Record, TrimReason};
+use crate::record::{Chained, Entries, Grant, List, Place, Record, SkipReason, TrimReason};
 use crate::words::{GroupId, PartitionId, Position, Run, ShardMs, TopicId, UnixMs};
 
 use super::dedupe::Remembered;
@@ -29,7 +29,10 @@ impl Shard {
             Record::Detach { group, partition } => self.detach(*group, *partition),
             Record::Drop { partition } => self.drop_partition(*partition),
             Record::Grant(grant) => self.apply_grant(grant),
-            Record::Skip { group, partition, next, why: _, runs } => {
+            Record::Skip { group, partition, next, why, runs } => {
+                if *why == SkipReason::Expired {
+                    self.expired += runs.iter().map(|run| run.len).sum::<u64>();
+                }
                 self.finish(*group, *partition, *next, runs);
             }
             Record::Chain { group, partition, next, items } => {
@@ -326,6 +329,10 @@ impl Shard {
         self.advance(number, next);
         for item in items.iter() {
             self.put(number, item.position, Slot::new(ShardMs(0), 0, 0, 0), item.key);
+            if item.key == 0 {
+                self.exhausted.push_back((number, item.position));
+                continue;
+            }
             // Whom it waits for may have gone in the same turn.
             if let Some(pair) = self.pairs.derived(number)
                 && pair.is_first_of(item.key, item.position)

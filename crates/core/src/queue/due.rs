@@ -4,6 +4,7 @@
 use posthouse_frame::FrameBuf;
 
 use super::command::Burial;
+use super::grant::buries_expired;
 use super::window::State;
 use super::{Fired, Shard};
 use crate::catalog::{Catalog, DeadLetter, Retention};
@@ -97,8 +98,9 @@ impl Shard {
                     && slot.visible_at() == deadline.at
                 {
                     pair.again.push_back(position);
-                    // A message whose attempts are used up must go although nobody
-                    // asks; whether they are, the configuration says.
+                    // A message whose attempts are used up, or that has expired and is
+                    // to be buried, must go although nobody asks; whether it is one, the
+                    // configuration says.
                     self.exhausted.push_back((number, position));
                     any = true;
                 }
@@ -152,15 +154,23 @@ impl Shard {
         let Some(config) = catalog.group(group).map(|g| &catalog.effective(g).config) else {
             return Ok(());
         };
-        if slot.visible_at() > now.lease
-            || slot.attempt() < config.max_attempts
-            || self.burying.contains_key(&(number, position))
-        {
+        if slot.visible_at() > now.lease || self.burying.contains_key(&(number, position)) {
             return Ok(());
         }
-        if config.dead_letter == DeadLetter::Drop {
-            let (next, why) = (pair.next, SkipReason::Exhausted);
-            let runs = [Run { first: position, len: 1 }];
+        let is_used_up = slot.attempt() >= config.max_attempts;
+        let buries = catalog.topic_of(partition).is_some_and(|t| buries_expired(t, config));
+        // It had expired when the group came to it.
+        let is_over = slot.is_chained() && pair.windows.key(position) == 0;
+        if !is_used_up && !is_over && !buries {
+            return Ok(());
+        }
+        let skips = match is_used_up {
+            true => config.dead_letter == DeadLetter::Drop,
+            false => !buries,
+        };
+        if skips {
+            let why = if is_used_up { SkipReason::Exhausted } else { SkipReason::Expired };
+            let (next, runs) = (pair.next, [Run { first: position, len: 1 }]);
             let runs = List::Slice(&runs);
             self.burying.insert((number, position), ());
             Record::Skip { group, partition, next, why, runs }.write(out);
@@ -170,7 +180,12 @@ impl Shard {
         let Some(found) = self.index.get(chunks, partition, row.chain, position)? else {
             return Ok(());
         };
-        let reason = if slot.is_held() { DeadReason::LeaseExpired } else { DeadReason::Nacked };
+        let reason = match (is_used_up, slot.is_held()) {
+            (true, true) => DeadReason::LeaseExpired,
+            (true, false) => DeadReason::Nacked,
+            (false, _) if found.is_expired(now.wall) => DeadReason::Expired,
+            (false, _) => return Ok(()),
+        };
         due.burials.push(Burial {
             group,
             partition,

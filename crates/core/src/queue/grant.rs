@@ -13,7 +13,7 @@ use super::Shard;
 use super::command::{Claim, Reply};
 use super::pair::{Pair, Readiness};
 use super::window::State;
-use crate::catalog::{Catalog, GroupConfig, Order, Topic};
+use crate::catalog::{Catalog, DeadLetter, Expired, GroupConfig, Order, Topic};
 use crate::chunk::{Chunks, Miss};
 use crate::filter::Filter;
 use crate::index::{Found, Step};
@@ -104,6 +104,8 @@ pub struct Granted {
 struct Plan {
     /// Whether what is granted is done with at once, and so locks no key.
     auto_ack: bool,
+    /// Whether what has expired is buried, and not passed over.
+    buries: bool,
     fresh: Vec<Run>,
     keys: Vec<Keys>,
     again: Vec<AgainRun>,
@@ -280,13 +282,16 @@ impl Shard {
         else {
             return Turn::Drained;
         };
+        let partition = self.pairs.get(number).map(|pair| pair.partition);
+        let topic = partition.and_then(|id| catalog.topic_of(id));
+        plan.buries = topic.is_some_and(|topic| buries_expired(topic, config));
         let mut exhausted = Vec::new();
         let mut over_cap = Vec::new();
         let mut miss = None;
         while let Some(position) = waiting.pop_front() {
             match self.plan_again(number, position, config, chunks, now, room, plan) {
                 Again::Granted | Again::Void => {}
-                Again::Exhausted => exhausted.push((number, position)),
+                Again::Over => exhausted.push((number, position)),
                 // What somebody had is in flight already: it may be behind this one.
                 Again::OverCap if over_cap.len() < SEARCH => over_cap.push(position),
                 Again::OverCap | Again::NoRoom => {
@@ -341,7 +346,7 @@ impl Shard {
             return Again::Void;
         }
         if slot.attempt() >= config.max_attempts {
-            return Again::Exhausted;
+            return Again::Over;
         }
         if room.is_full() {
             return Again::NoRoom;
@@ -356,6 +361,9 @@ impl Shard {
             Err(miss) => return Again::Away(miss),
         };
         if found.is_expired(now.wall) {
+            if plan.buries {
+                return Again::Over;
+            }
             plan.taken.insert(position);
             Run::push(&mut plan.expired, position);
             return Again::Granted;
@@ -402,7 +410,8 @@ impl Shard {
             }
             searched += 1;
             let position = found.position;
-            if found.is_expired(now.wall) {
+            let is_expired = found.is_expired(now.wall);
+            if is_expired && !plan.buries {
                 Run::push(&mut plan.expired, position);
                 plan.next = position + 1;
                 return Step::On;
@@ -419,8 +428,10 @@ impl Shard {
                     return Step::Stop;
                 }
             }
-            let key = if keyed { found.key } else { 0 };
-            if key != 0 && (pair.keys.contains_key(&key) || plan.locked.contains(&key)) {
+            let key = if keyed && !is_expired { found.key } else { 0 };
+            let is_locked =
+                key != 0 && (pair.keys.contains_key(&key) || plan.locked.contains(&key));
+            if is_expired || is_locked {
                 if plan.chained.len() + pair.waiting as usize >= CHAINED {
                     turn = Some(Turn::Blocked);
                     return Step::Stop;
@@ -511,7 +522,7 @@ impl Shard {
         if !plan.deliveries.is_empty() {
             self.write_grant(pair, &plan, ask, now, fence, out, deliveries);
         }
-        // Behind the grant: they wait for what it has granted.
+        // Behind the grant: they wait for what it has granted, or to be buried.
         if !plan.chained.is_empty() {
             let items = List::Slice(&plan.chained);
             Record::Chain { group, partition, next, items }.write(out);
@@ -589,7 +600,10 @@ impl Shard {
                 .map_or(u64::MAX, |most| u64::from(most).saturating_sub(state.in_flight)),
             is_first: true,
         };
-        let mut plan = Plan { next: pair.next, auto_ack: claim.auto_ack, ..Plan::default() };
+        let topic = catalog.topic_of(claim.partition);
+        let buries = topic.is_some_and(|topic| buries_expired(topic, config));
+        let (next, auto_ack) = (pair.next, claim.auto_ack);
+        let mut plan = Plan { next, auto_ack, buries, ..Plan::default() };
         let upto = Some(claim.upto);
         let turn =
             self.plan_fresh(pair, config, chunks, now, &mut room, &mut plan, upto, |found| {
@@ -619,14 +633,19 @@ enum Again {
     Granted,
     /// There is nothing to grant.
     Void,
-    /// Its last attempt has failed.
-    Exhausted,
+    /// Its last attempt has failed, or it has expired and is to be buried.
+    Over,
     /// There is something, and no room for it.
     NoRoom,
     /// There is something, and the group has as many in flight as it may.
     OverCap,
     /// A block is needed.
     Away(Miss),
+}
+
+/// Whether what expires in a topic goes to the dead letters of a group.
+pub(super) fn buries_expired(topic: &Topic, config: &GroupConfig) -> bool {
+    topic.config.expired == Expired::DeadLetter && config.dead_letter == DeadLetter::Topic
 }
 
 /// Whether a message passes the group's filters for its topic; `None` if the text is

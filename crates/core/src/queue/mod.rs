@@ -81,8 +81,10 @@ pub struct Shard {
     called: Vec<GroupId>,
     /// Pairs that wait for a block.
     away: Vec<(crate::chunk::Miss, u32)>,
-    /// Messages whose last attempt has failed.
+    /// Messages whose last attempt has failed, or that have expired and are to be buried.
     exhausted: VecDeque<(u32, Position)>,
+    /// How many messages were passed over because they had expired.
+    expired: u64,
     /// Those that are being buried.
     burying: Lookup<(u32, Position), ()>,
     /// Partitions to look at: something came or went.
@@ -159,6 +161,7 @@ impl Shard {
             called: Vec::new(),
             away: Vec::new(),
             exhausted: VecDeque::new(),
+            expired: 0,
             burying: Lookup::default(),
             stirred: Vec::new(),
             dates: BinaryHeap::new(),
@@ -214,6 +217,12 @@ impl Shard {
     /// A group, if it has a partition here.
     pub fn group(&self, group: GroupId) -> Option<&GroupState> {
         self.groups.get(group.0)
+    }
+
+    /// How many messages were passed over because they had expired, since this was last
+    /// asked; at first, as far as the log was read again.
+    pub fn take_expired(&mut self) -> u64 {
+        std::mem::take(&mut self.expired)
     }
 
     /// Positions that somebody has or that wait, over all groups.

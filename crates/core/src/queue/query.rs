@@ -65,7 +65,7 @@ pub enum MessageState {
         /// Until when, on the lease clock.
         until: ShardMs,
     },
-    /// It waits for its next attempt.
+    /// It waits for its next attempt; if there was none, to be buried.
     Waiting {
         /// How many attempts there were.
         attempts: u16,
@@ -220,7 +220,9 @@ impl Shard {
         Some(match pair.windows.state(position) {
             State::Done => MessageState::Done,
             State::Free => MessageState::Ahead,
-            State::Used(slot) if slot.is_chained() => MessageState::Chained,
+            State::Used(slot) if slot.is_chained() && pair.windows.key(position) != 0 => {
+                MessageState::Chained
+            }
             State::Used(slot) if slot.is_held() => MessageState::InFlight {
                 consumer: self
                     .group(group)

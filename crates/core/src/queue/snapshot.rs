@@ -159,6 +159,8 @@ impl Shard {
             if !slot.is_chained() {
                 let at = slot.visible_at();
                 self.deadlines.push_one(&mut deadline, at, number, position);
+            } else if key == 0 {
+                self.exhausted.push_back((number, position));
             } else if pair.is_first_of(key, position) {
                 pair.again.push_back(position);
             }

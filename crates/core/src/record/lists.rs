@@ -160,7 +160,7 @@ impl ListItem for Keys {
     }
 }
 
-/// A position that waits, and the key it waits for.
+/// A position that waits, and the key it waits for; 0: to be buried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chained {
     /// The position.

@@ -90,7 +90,8 @@ pub enum Record<'a> {
         /// The positions.
         runs: List<'a, Run>,
     },
-    /// Positions that wait for an earlier message of the same key.
+    /// Positions that wait for an earlier message of the same key; those without a key have
+    /// expired, and wait to be buried.
     Chain {
         /// The group.
         group: GroupId,

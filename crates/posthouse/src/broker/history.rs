@@ -251,7 +251,12 @@ impl Trail {
             Record::Chain { group, partition, items, .. }
                 if self.is_at(*partition, items.iter().flat_map(|item| one(item.position))) =>
             {
-                (Some(*group), What::Chained)
+                let expired = items.iter().filter(|item| item.key == 0);
+                let what = match self.is_at(*partition, expired.flat_map(|i| one(i.position))) {
+                    true => What::Skipped { why: "expired" },
+                    false => What::Chained,
+                };
+                (Some(*group), what)
             }
             Record::Seek { group, partition, position }
                 if self.places.iter().any(|(of, _)| of == partition) =>

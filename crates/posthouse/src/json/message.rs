@@ -273,7 +273,7 @@ pub struct Origin {
     pub position: u64,
     /// When it was published.
     pub published_at: Time,
-    /// Why it died: `nacked` or `lease_expired`.
+    /// Why it died: `nacked`, `lease_expired` or `expired`.
     pub reason: String,
     /// How often it was given out.
     pub attempts: u32,

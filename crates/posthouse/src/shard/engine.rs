@@ -11,6 +11,7 @@ use std::sync::{Arc, RwLock};
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::chunk::{ChunkId, Miss};
 use posthouse_core::machine::Machine;
+use posthouse_core::message::DeadReason;
 use posthouse_core::queue::command::{Command, LaterOutcome, Published, Reply, Settled};
 use posthouse_core::queue::{Delivery, DueBudget, Granted, Shard};
 use posthouse_core::{GroupId, Now, ShardMs, UnixMs};
@@ -169,7 +170,7 @@ impl<L: Log> Engine<L> {
     /// A loop over a machine and its log. `snapshot_at` is the frame of the newest
     /// snapshot.
     pub fn new(
-        shard: Shard,
+        mut shard: Shard,
         log: L,
         catalog: Arc<RwLock<Catalog>>,
         options: EngineOptions,
@@ -179,6 +180,8 @@ impl<L: Log> Engine<L> {
         use posthouse_log::LogReader as _;
         let reader = log.reader();
         let durable = reader.state().durable();
+        // What counts is what happens from now on.
+        shard.take_expired();
         Engine {
             shard,
             frame: FrameBuf::new(log.tail().next()),
@@ -715,7 +718,8 @@ impl<L: Log> Engine<L> {
         Rest { busy, until, until_wall, ended }
     }
 
-    fn count(&self, now: Now) {
+    fn count(&mut self, now: Now) {
+        metrics::add(&self.metrics.expired, self.shard.take_expired());
         let m = &self.metrics;
         let schedule = self.shard.schedule();
         metrics::set(&m.scheduled, schedule.pending());
@@ -755,7 +759,11 @@ impl<L: Log> Engine<L> {
                     _ => {}
                 }
             }
-            (Command::Bury { .. }, Reply::Position(_)) => metrics::add(&m.buried, 1),
+            (Command::Bury { burial, .. }, Reply::Position(_)) => {
+                metrics::add(&m.buried, 1);
+                let is_expired = burial.reason == DeadReason::Expired;
+                metrics::add(&m.expired, u64::from(is_expired));
+            }
             (_, Reply::Later(outcomes)) => {
                 let done = outcomes.iter().filter(|o| matches!(o, LaterOutcome::Done { .. }));
                 match command {

@@ -65,6 +65,7 @@ figures! {
     counter acked: "Messages acknowledged.";
     counter nacked: "Messages given back.";
     counter stale: "Receipts that were stale.";
+    counter expired: "Messages whose time to live had passed before a group was done with them: passed over, or buried.";
     counter buried: "Messages moved to the dead letters.";
     counter frames: "Frames handed to the log.";
     counter frame_bytes: "Bytes of frames, without padding.";
