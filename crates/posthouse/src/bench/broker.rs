@@ -53,6 +53,7 @@ impl Publishes for Publisher {
         let body = self.bodies.body(due);
         let permit = self.broker.wait_for_permit(body.len() * self.batch).await?;
         let mut outbox = self.broker.outbox(Some(permit), true);
+        outbox.expect(self.batch, body.len() * self.batch);
         for _ in 0..self.batch {
             self.broker.add(&mut outbox, topic, &Parts::default(), &body)?;
         }

@@ -44,6 +44,8 @@ pub struct Outbox {
     order: Vec<(u32, u32)>,
     refused: Vec<Problem>,
     bytes: usize,
+    /// Messages to come, and bytes of their bodies, as far as somebody has said.
+    expected: (usize, usize),
     _permit: Option<Permit>,
     apart: bool,
 }
@@ -152,6 +154,7 @@ impl Broker {
             order: Vec::new(),
             refused: Vec::new(),
             bytes: 0,
+            expected: (0, 0),
             _permit: permit,
             apart,
         }
@@ -452,6 +455,13 @@ const ANYWHERE: u32 = u32::MAX;
 const REFUSED: u32 = u32::MAX;
 
 impl Outbox {
+    /// Says what is to be added, so that room for it is taken once: so many messages with
+    /// so many bytes of bodies. They are taken for messages of one topic; if they are not,
+    /// room is taken for the first one's.
+    pub fn expect(&mut self, messages: usize, bytes: usize) {
+        self.expected = (messages.min(bounds::PUBLISH_MESSAGES), bytes.min(bounds::PUBLISH_BYTES));
+    }
+
     /// How many messages it holds.
     pub fn len(&self) -> usize {
         self.order.len()
@@ -505,6 +515,7 @@ impl Outbox {
             return at as u32;
         }
         let place = topic.partitions[if index == ANYWHERE { 0 } else { index as usize }];
+        let (messages, bytes) = std::mem::take(&mut self.expected);
         self.batches.push(Outgoing {
             topic: topic.clone(),
             shard: place.shard,
@@ -513,8 +524,8 @@ impl Outbox {
             batch: Batch {
                 partition: place.id,
                 topic: topic.id,
-                bodies: BodyBuf::default(),
-                drafts: Vec::new(),
+                bodies: BodyBuf::with_capacity(bytes + messages * SEALED_BYTES),
+                drafts: Vec::with_capacity(messages),
             },
         });
         self.batches.len() as u32 - 1
@@ -543,6 +554,9 @@ pub(super) fn check_due(at: UnixMs, now: UnixMs) -> Result<(), Problem> {
     let limit = format!("at most {most} ms (ten years) from now, which is {}", now.0);
     Err(Problem::invalid("deliver_at", at.0, limit))
 }
+
+/// What a message without key, tags and headers takes beside its body, and some more.
+const SEALED_BYTES: usize = 32;
 
 fn permits_for(bytes: usize) -> u32 {
     let most = bounds::BYTES_IN_FLIGHT / PERMIT_BYTES;

@@ -348,6 +348,9 @@ async fn send(
     let mut body = bodies.body(now);
     let permit = broker.wait_for_permit(body.len() * count).await?;
     let mut outbox = broker.outbox(Some(permit), true);
+    if matches!(pour.spread, Spread::Publishes) {
+        outbox.expect(count, body.len() * count);
+    }
     let topics = pour.topics.len() as u64;
     let first = shared.numbered.fetch_add(count as u64, Ordering::Relaxed);
     for n in 0..count as u64 {

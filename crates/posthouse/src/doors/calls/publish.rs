@@ -44,6 +44,7 @@ impl Calls {
         permit: Permit,
     ) -> Result<Outbox, Problem> {
         let mut outbox = self.broker.outbox(Some(permit), request.apart);
+        outbox.expect(request.messages.len(), bytes_of(request));
         let mut last: Option<(&str, Arc<Topic>)> = None;
         for message in &request.messages {
             let name = if message.topic.is_empty() { &request.topic } else { &message.topic };
