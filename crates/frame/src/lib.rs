@@ -29,9 +29,29 @@ pub fn crc32c(data: &[u8]) -> u32 {
 
 /// CRC-32C of several slices, as if they stood in a row.
 pub fn crc32c_of(parts: &[&[u8]]) -> u32 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    for part in parts {
-        digest.update(part);
+    let mut crc = Crc::default();
+    parts.iter().for_each(|part| crc.update(part));
+    crc.value()
+}
+
+/// CRC-32C of data that comes in pieces.
+#[derive(Clone, Debug)]
+pub struct Crc(crc_fast::Digest);
+
+impl Default for Crc {
+    fn default() -> Self {
+        Crc(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
     }
-    digest.finalize() as u32
+}
+
+impl Crc {
+    /// Takes the next piece.
+    pub fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    /// The checksum of all pieces so far.
+    pub fn value(&self) -> u32 {
+        self.0.finalize() as u32
+    }
 }

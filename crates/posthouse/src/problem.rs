@@ -13,6 +13,8 @@ use posthouse_core::message::OutOfBounds;
 use posthouse_core::name::NameError;
 use posthouse_core::queue::command::{Before, Refusal};
 
+use crate::store::StoreError;
+
 /// The sort of problem: who has to do what about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -351,6 +353,42 @@ impl From<machine::Refusal> for Problem {
             machine::Refusal::Exhausted(_) => {
                 Problem::new(Kind::Exhausted, "numbers_exhausted", refusal.to_string())
             }
+        }
+    }
+}
+
+impl Kind {
+    /// The sort of what is wrong with a data directory or a copy of one.
+    pub fn of_store(error: &StoreError) -> Kind {
+        match error {
+            StoreError::NoStore { .. } => Kind::NotFound,
+            StoreError::NotEmpty { .. } | StoreError::Unfinished { .. } => Kind::Conflict,
+            StoreError::Locked { .. } | StoreError::Ended { .. } => Kind::Unavailable,
+            StoreError::NoRoom { .. } => Kind::DiskFull,
+            StoreError::File(error) if error.is_full() => Kind::DiskFull,
+            _ => Kind::Corrupt,
+        }
+    }
+}
+
+/// What a node says of a backup that it could not take.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        let detail = error.to_string();
+        match error {
+            StoreError::NotEmpty { .. } | StoreError::Unfinished { .. } => {
+                Problem::new(Kind::Conflict, "directory_not_empty", detail)
+            }
+            StoreError::NoRoom { .. } => Problem::new(Kind::DiskFull, "disk_full", detail),
+            StoreError::File(error) if error.is_full() => {
+                Problem::new(Kind::DiskFull, "disk_full", detail)
+            }
+            StoreError::Locked { .. } | StoreError::Ended { .. } => {
+                Problem::new(Kind::Unavailable, "backup_ended", detail)
+            }
+            StoreError::File(_) => Problem::new(Kind::Invalid, "directory_unusable", detail)
+                .with_hint("name a directory that the node's user may write to"),
+            _ => Problem::unreadable(detail),
         }
     }
 }

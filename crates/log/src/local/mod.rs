@@ -19,6 +19,7 @@
 mod bodies;
 pub(crate) mod chain;
 mod error;
+mod extent;
 mod index;
 mod inspect;
 pub(crate) mod layout;
@@ -43,6 +44,7 @@ use std::sync::Arc;
 use posthouse_frame::{Frame, FrameNo};
 
 pub use self::error::OpenError;
+pub use self::extent::{Extent, extents};
 pub use self::inspect::{Inspected, Inspection, inspect};
 pub use self::options::{Drive, Durability, LocalOptions};
 pub use self::reader::LocalReader;

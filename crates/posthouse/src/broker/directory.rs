@@ -20,6 +20,7 @@ use posthouse_core::{GroupId, PartitionId, ShardId};
 use tokio::sync::oneshot;
 
 use crate::problem::{Kind, Problem};
+use crate::shard::hold::Hold;
 use crate::shard::mail::{Look, Mail, View};
 use crate::shard::mailbox::Mailbox;
 use crate::shard::meta::MetaMail;
@@ -93,6 +94,27 @@ impl Directory {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }
+    }
+
+    /// Waits until neither the catalog nor a shard frees any file, as long as `hold` holds.
+    ///
+    /// # Errors
+    /// If the node is stopping.
+    pub async fn hold(&self, hold: &Arc<Hold>) -> Result<(), Problem> {
+        let mut held = Vec::new();
+        for shard in 0..self.shards.len() as u16 {
+            let (tx, rx) = oneshot::channel();
+            self.send(ShardId(shard), Mail::Hold(hold.clone(), tx))?;
+            held.push(rx);
+        }
+        let (tx, rx) = oneshot::channel();
+        let mail = MetaMail::Hold(hold.clone(), tx);
+        self.meta.send(mail.class(), mail).map_err(|_| Problem::stopping())?;
+        held.push(rx);
+        for rx in held {
+            rx.await.map_err(|_| Problem::stopping())?;
+        }
+        Ok(())
     }
 
     /// Leaves mail for a shard.

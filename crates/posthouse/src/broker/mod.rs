@@ -6,6 +6,7 @@
 //! permissions whatever the door.
 
 pub mod access;
+pub mod backup;
 pub mod consume;
 pub mod directory;
 pub mod history;
@@ -96,6 +97,9 @@ pub struct Broker {
     options: BrokerOptions,
     directory: Arc<Directory>,
     shards: Vec<ShardHandle>,
+    /// How far the catalog's log has come.
+    meta_reader: LocalReader,
+    backups: backup::Backups,
     /// A permit for every KiB of bodies on their way into the log.
     bytes_in_flight: Arc<Semaphore>,
     /// Where messages without a key go, by topic.
@@ -250,6 +254,7 @@ impl Broker {
             if broker.space.is_full() {
                 broker.free_segments();
             }
+            broker.watch_backup();
             broker.expire_groups().await;
         }
     }

@@ -14,6 +14,7 @@ use posthouse_log::local::{Durability, LocalLog, LocalOptions, Recovery};
 use posthouse_log::{Log as _, LogState};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::backup::Backups;
 use super::directory::{CatalogLimits, Directory};
 use super::space::SpaceGuard;
 use super::{Broker, Failure, ShardHandle, publish};
@@ -154,7 +155,7 @@ impl Broker {
             secret: seed.1,
             now_ms: wall_ms(),
         };
-        let store = Store::open(files.clone(), &options.data, new)?;
+        let mut store = Store::open(files.clone(), &options.data, new)?;
         let writer = u32::from_le_bytes(seed.2);
         let shards = store.info.shards;
 
@@ -165,6 +166,7 @@ impl Broker {
             found.push(find_shard(&store, &options, writer, shard)?);
         }
         // All of it can be used: only now is anything changed.
+        store.take_over()?;
         let meta = meta.begin()?;
         let mut opened = Vec::new();
         for shard in found {
@@ -194,6 +196,7 @@ impl Broker {
         let (info, secret) = (store.info.clone(), store.secret);
         let mut threads =
             Threads { loops: Vec::new(), snapshots: Vec::new(), meta: meta_box.clone(), store };
+        let meta_reader = LocalLog::reader(&meta.log);
         start_meta(meta, catalog.clone(), meta_box, &on_failure, &mut threads)?;
         let mut handles = Vec::new();
         for (opened, mailbox) in opened.into_iter().zip(boxes) {
@@ -215,6 +218,8 @@ impl Broker {
             secret,
             directory,
             shards: handles,
+            meta_reader,
+            backups: Backups::default(),
             bytes_in_flight: Arc::new(Semaphore::new(publish::all_permits())),
             turn: AtomicU64::new(0),
             seen: Mutex::default(),

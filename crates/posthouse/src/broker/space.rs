@@ -50,6 +50,11 @@ impl SpaceGuard {
         guard
     }
 
+    /// The disk.
+    pub fn files(&self) -> &Arc<dyn Files> {
+        &self.files
+    }
+
     /// Looks how much room there is.
     pub fn look(&self) {
         match self.files.space(&self.dir) {

@@ -124,11 +124,6 @@ impl From<StartError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        let kind = match &error {
-            StoreError::NoStore { .. } => Kind::NotFound,
-            StoreError::Locked { .. } => Kind::Unavailable,
-            _ => Kind::Corrupt,
-        };
-        Failure::new(kind, error.to_string())
+        Failure::new(Kind::of_store(&error), error.to_string())
     }
 }

@@ -46,6 +46,11 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// A node that a command takes in its own way.
+    pub fn to(url: String, token: Option<String>, ca: Option<PathBuf>, json: bool) -> Remote {
+        Remote { url, token, ca, json }
+    }
+
     /// The address with its scheme.
     fn address(&self) -> String {
         let url = self.url.trim_end_matches('/');

@@ -22,7 +22,10 @@ pub use message::{
     Browsed, Event, GroupState, History, Letters, LettersDone, Message, MessageInfo, NameTaken,
     Origin, Outgoing, Publish, Published, PublishedMessage, Purged, Receive, Received, Select,
 };
-pub use node::{ActionName, Grant, NewToken, Node, Token, TokenName, User, UserConfig, Users};
+pub use node::{
+    ActionName, Backup, BackupTo, Damage, Grant, NewToken, Node, Token, TokenName, User,
+    UserConfig, Users,
+};
 pub use problem::Problem;
 pub use scalar::{Duration, Time};
 pub use schedule::{

@@ -112,6 +112,65 @@ pub struct Node {
     pub disk_full: bool,
 }
 
+/// Where to copy a node to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupTo {
+    /// An absolute path on the node's own file system: a directory that is empty or not
+    /// there.
+    pub directory: String,
+}
+
+/// A copy of a node's data.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Backup {
+    /// Where it is.
+    pub directory: String,
+    /// What the store is named by.
+    pub store: String,
+    /// How many files it has.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Places that do not hold in it, and neither in the data that it was made from.
+    pub damaged: u64,
+    /// The first of them.
+    pub damage: Vec<Damage>,
+}
+
+/// Something that is not as it was written.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Damage {
+    /// The file.
+    pub file: String,
+    /// Byte offset in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// What does not hold.
+    pub what: String,
+}
+
+impl From<proto::Backup> for Backup {
+    fn from(backup: proto::Backup) -> Self {
+        let damage = |damage: proto::Damage| Damage {
+            file: damage.file,
+            offset: damage.offset,
+            what: damage.what,
+        };
+        Backup {
+            directory: backup.directory,
+            store: backup.store,
+            files: backup.files,
+            bytes: backup.bytes,
+            took: Duration(backup.took_ms),
+            damaged: backup.damaged,
+            damage: backup.damage.into_iter().map(damage).collect(),
+        }
+    }
+}
+
 impl From<Grant> for proto::AccessGrant {
     fn from(grant: Grant) -> Self {
         let action = |action: &ActionName| match action {

@@ -293,6 +293,7 @@ impl<L: Log> Engine<L> {
             }
             Mail::SnapshotTaken(taken) => self.snapshot_taken(taken, catalog, now),
             Mail::WantSnapshot => self.progress.suggest(),
+            Mail::Hold(hold, tx) => self.progress.hold(hold, tx),
             Mail::EndWaits => self.refuse_waits(),
             Mail::Stop(tx) => self.stop(tx),
         }

@@ -1,5 +1,7 @@
 //! What a shard of messages can be sent.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::chunk::Miss;
@@ -9,6 +11,7 @@ use posthouse_core::{GroupId, Now, PartitionId, Position};
 use tokio::sync::oneshot;
 
 use super::Tx;
+use super::hold::Hold;
 use super::waiters::Waiter;
 use crate::problem::Problem;
 use crate::store::cache::BlockCache;
@@ -57,6 +60,8 @@ pub enum Mail {
     SnapshotTaken(Result<Taken, String>),
     /// A snapshot would let segments go.
     WantSnapshot,
+    /// Files are about to be copied: none is freed as long as it holds.
+    Hold(Arc<Hold>, oneshot::Sender<()>),
     /// The node stops soon: who waits for messages is answered.
     EndWaits,
     /// End: no new work, what waits is answered, a last snapshot.
@@ -81,6 +86,7 @@ impl Mail {
             | Mail::BuryAgain { .. }
             | Mail::SnapshotTaken(_)
             | Mail::WantSnapshot
+            | Mail::Hold(..)
             | Mail::EndWaits
             | Mail::Stop(_) => 0,
             Mail::Receive(_) | Mail::Judged { .. } => 1,
@@ -132,6 +138,7 @@ impl Mail {
             | Mail::BuryAgain { .. }
             | Mail::EndWaits
             | Mail::WantSnapshot
+            | Mail::Hold(..)
             | Mail::SnapshotTaken(_) => {}
         }
     }

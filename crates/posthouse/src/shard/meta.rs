@@ -19,6 +19,7 @@ use super::Tx;
 use super::attend::Effect;
 use super::engine::{FRAME_BYTES, Rest};
 use super::gate::Gate;
+use super::hold::Hold;
 use super::mailbox::Classes;
 use super::snapshots::{self, Progress};
 use crate::problem::Problem;
@@ -39,6 +40,8 @@ pub enum MetaMail {
     },
     /// A snapshot has been taken, or could not be.
     SnapshotTaken(Result<Taken, String>),
+    /// Files are about to be copied: none is freed as long as it holds.
+    Hold(Arc<Hold>, oneshot::Sender<()>),
     /// End, with a last snapshot.
     Stop(oneshot::Sender<()>),
 }
@@ -52,7 +55,7 @@ impl MetaMail {
     fn refuse(self, problem: Problem) {
         match self {
             MetaMail::Command { tx, .. } => drop(tx.send(Err(problem))),
-            MetaMail::SnapshotTaken(_) => {}
+            MetaMail::SnapshotTaken(_) | MetaMail::Hold(..) => {}
             MetaMail::Stop(tx) => {
                 let _ = tx.send(());
             }
@@ -189,6 +192,7 @@ impl<L: Log> MetaEngine<L> {
                     tracing::warn!("segments of the log could not be freed: {error}");
                 }
             }
+            MetaMail::Hold(hold, tx) => self.progress.hold(hold, tx),
             MetaMail::Stop(tx) => {
                 self.stopping = Some(tx);
                 self.progress.want();
@@ -251,6 +255,7 @@ impl<L: Log> MetaEngine<L> {
                     frozen: None,
                     schedule: Freeze::default(),
                     whole: false,
+                    keep: false,
                 };
                 let step = self.progress.begin(&mut self.state, begin);
                 self.effects.push_back(Effect::Snapshot(step));

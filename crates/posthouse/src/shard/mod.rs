@@ -13,6 +13,7 @@ pub mod attend;
 pub mod clock;
 pub mod engine;
 pub mod gate;
+pub mod hold;
 pub mod mail;
 pub mod mailbox;
 pub mod meta;

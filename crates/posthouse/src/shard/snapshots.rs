@@ -1,6 +1,7 @@
 //! A snapshot in steps, between the turns of a loop.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use posthouse_core::Now;
 use posthouse_core::catalog::Catalog;
@@ -10,9 +11,11 @@ use posthouse_core::page::Captured;
 use posthouse_core::queue::Command;
 use posthouse_frame::FrameNo;
 use posthouse_log::{Log, LogReader as _, SegmentNo};
+use tokio::sync::oneshot;
 
 use super::attend::Effect;
 use super::engine::Engine;
+use super::hold::Hold;
 use super::metrics;
 use crate::store::snapshot::{Begin, Taken};
 
@@ -49,6 +52,10 @@ pub struct Progress {
     not_before: u64,
     /// Segments to free when the snapshot in the making is there.
     free: Vec<SegmentNo>,
+    /// Who copies files, so that none is freed.
+    hold: Option<Arc<Hold>>,
+    /// Who will, as soon as no snapshot is being taken.
+    asked: Option<(Arc<Hold>, oneshot::Sender<()>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +81,35 @@ impl Progress {
             whole: false,
             not_before: 0,
             free: Vec::new(),
+            hold: None,
+            asked: None,
         }
+    }
+
+    /// Frees nothing as long as `hold` holds; `tx` is told when that is so. A snapshot
+    /// that is being taken comes first: what it has found to be freed is.
+    pub fn hold(&mut self, hold: Arc<Hold>, tx: oneshot::Sender<()>) {
+        self.asked = Some((hold, tx));
+        self.settle_hold();
+    }
+
+    fn settle_hold(&mut self) {
+        if self.state == State::Idle
+            && let Some((hold, tx)) = self.asked.take()
+        {
+            self.hold = Some(hold);
+            // Who has gone away meanwhile has let go, too.
+            let _ = tx.send(());
+        }
+    }
+
+    /// Whether somebody copies files.
+    fn is_held(&mut self) -> bool {
+        let holds = self.hold.as_ref().is_some_and(|hold| hold.holds());
+        if !holds {
+            self.hold = None;
+        }
+        holds
     }
 
     /// A frame has been handed to the log.
@@ -116,7 +151,10 @@ impl Progress {
 
     /// Whether one should begin, if `is_time` says so or one was asked for.
     pub fn should_begin(&self, is_time: bool, now: Now) -> bool {
-        self.state == State::Idle && (self.wanted || is_time) && now.lease.0 >= self.not_before
+        self.state == State::Idle
+            && self.asked.is_none()
+            && (self.wanted || is_time)
+            && now.lease.0 >= self.not_before
     }
 
     /// There is nothing that a snapshot would hold.
@@ -130,6 +168,7 @@ impl Progress {
     /// frame `begin.frame`.
     pub fn begin<M: Machine>(&mut self, machine: &mut M, mut begin: Begin) -> SnapshotStep {
         begin.whole = self.whole;
+        begin.keep = self.is_held();
         machine.begin_snapshot();
         self.state = State::Walking(begin.frame);
         self.skip();
@@ -138,6 +177,7 @@ impl Progress {
 
     /// Goes on with the one that was begun.
     pub fn step<M: Machine>(&mut self, machine: &mut M, durable: FrameNo) -> Vec<SnapshotStep> {
+        self.settle_hold();
         let mut steps = Vec::new();
         if let State::Walking(frame) = self.state {
             let (captured, done) = machine.walk(PAGES_PER_TURN);
@@ -172,6 +212,8 @@ impl Progress {
                 self.whole = false;
                 let replay_from = self.newest.next();
                 self.newest = taken.frame;
+                // What is held is found again by the next snapshot.
+                let free = if self.is_held() { Vec::new() } else { free };
                 Some((replay_from, free))
             }
             Err(error) => {
@@ -253,6 +295,7 @@ impl<L: Log> Engine<L> {
             frozen: self.shard.index_mut().freeze(),
             schedule: self.shard.schedule_mut().freeze(now),
             whole: false,
+            keep: false,
         };
         let step = self.progress.begin(&mut self.shard, begin);
         self.effects.push_back(Effect::Snapshot(step));

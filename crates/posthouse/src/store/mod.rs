@@ -8,11 +8,14 @@
 //!   log/                     segments: see posthouse_log::local
 //!   chunks/                  c-<epoch>-<number>: see posthouse_core::chunk
 //!   manifest-<generation>    the newest two snapshots: see manifest
+//! backup.json                of a backup: what it consists of: see listing
 //! ```
 
 pub mod cache;
 pub mod chunks;
+pub mod copy;
 pub mod dump;
+pub mod listing;
 pub mod look;
 pub mod manifest;
 pub mod open;
@@ -27,6 +30,8 @@ use posthouse_core::ident::Secret;
 use posthouse_frame::crc32c;
 use posthouse_log::files::{Access, DirLock, FileError, Files};
 use serde::{Deserialize, Serialize};
+
+use self::listing::{LISTING_FILE, Listing};
 
 /// The layout of the directory that this build writes.
 pub const FORMAT: u32 = 1;
@@ -77,6 +82,40 @@ pub enum StoreError {
         dir: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// A copy of a store that is not whole.
+    #[error(
+        "{} is a copy of a data directory that was cut short: it is not whole, and what it was \
+         made from is as it was. Remove it, and make another", dir.display()
+    )]
+    Unfinished {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is something where a copy shall be.
+    #[error("{} is not empty: a copy needs a directory that is, or that is not there", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A copy does not fit.
+    #[error(
+        "the copy takes {needed} bytes, and the disk of {} has {room} free: take another disk, or \
+         make room", dir.display()
+    )]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// Bytes that are free.
+        room: u64,
+        /// Bytes that are needed.
+        needed: u64,
+    },
+    /// A copy was ended before it was whole.
+    #[error("the copy was ended: {why}")]
+    Ended {
+        /// Why.
+        why: &'static str,
     },
     /// A file does not hold what it should.
     #[error(
@@ -143,6 +182,8 @@ pub struct Store {
     pub number: u64,
     /// What ids are proved with.
     pub secret: Secret,
+    /// Whether it is a backup that nobody has taken over yet.
+    is_backup: bool,
     _lock: Box<dyn DirLock>,
 }
 
@@ -180,6 +221,10 @@ impl Store {
             true => StoreError::Locked { dir: dir.to_owned() },
             false => error.into(),
         })?;
+        let listing = Listing::read(&*files, dir)?;
+        if let Some(listing) = &listing {
+            listing.check(&*files, dir)?;
+        }
         let entries = files.list(dir)?;
         if !entries.iter().any(|entry| entry.name == STORE_FILE) {
             // A store that was being made when the power failed has no store.json yet:
@@ -196,7 +241,20 @@ impl Store {
             .number()
             .ok_or_else(|| StoreError::damaged(&file, "its store is no hexadecimal number"))?;
         let secret = read_secret(&*files, dir)?;
-        Ok(Store { files, dir: dir.to_owned(), info, number, secret, _lock: lock })
+        let (dir, is_backup) = (dir.to_owned(), listing.is_some());
+        Ok(Store { files, dir, info, number, secret, is_backup, _lock: lock })
+    }
+
+    /// Takes the store over: from now on its files change. A backup is none any more.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn take_over(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.is_backup) {
+            self.files.unlink(&self.dir.join(LISTING_FILE))?;
+            self.files.sync_dir(&self.dir)?;
+        }
+        Ok(())
     }
 
     /// The directory of the catalog's log.

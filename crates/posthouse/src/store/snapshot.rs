@@ -47,6 +47,8 @@ pub struct Begin {
     pub schedule: Freeze,
     /// Whether all pages come, and not only those that have changed.
     pub whole: bool,
+    /// Whether chunk files stay that nothing needs any more: somebody copies them.
+    pub keep: bool,
 }
 
 /// What came of a snapshot.
@@ -83,6 +85,8 @@ pub struct Snapshots {
     newest: Manifest,
     /// The chunks of the one before.
     older: BTreeSet<ChunkId>,
+    /// Chunks that neither needs, and that were kept for somebody.
+    kept: BTreeSet<ChunkId>,
     making: Option<Making>,
 }
 
@@ -119,7 +123,18 @@ impl Snapshots {
         newest: Manifest,
         older: BTreeSet<ChunkId>,
     ) -> Self {
-        Snapshots { files, dir, store, shard, chunks, bodies, newest, older, making: None }
+        Snapshots {
+            files,
+            dir,
+            store,
+            shard,
+            chunks,
+            bodies,
+            newest,
+            older,
+            kept: BTreeSet::new(),
+            making: None,
+        }
     }
 
     /// Gives up the snapshot in the making, if there is one.
@@ -222,10 +237,11 @@ impl Snapshots {
         let run = self.make_run(&mut making)?;
         making.manifest.write(&*self.files, &self.dir, self.store, self.shard)?;
         let before = std::mem::replace(&mut self.newest, making.manifest);
-        let unneeded = std::mem::replace(&mut self.older, before.chunks());
+        self.kept.extend(std::mem::replace(&mut self.older, before.chunks()));
         let newest = self.newest.chunks();
-        for chunk in unneeded {
-            if !newest.contains(&chunk) && !self.older.contains(&chunk) {
+        self.kept.retain(|chunk| !newest.contains(chunk) && !self.older.contains(chunk));
+        if !making.begin.keep {
+            for chunk in std::mem::take(&mut self.kept) {
                 self.chunks.remove(chunk)?;
             }
         }

@@ -21,6 +21,8 @@ use posthouse_log::local;
 use serde::Serialize;
 
 use super::chunks::ChunkFiles;
+use super::copy;
+use super::listing::{LISTING_FILE, Listing};
 use super::look::{Part, TRIES, check_is_store, parts};
 use super::manifest::Manifest;
 use super::{SECRET_FILE, STORE_FILE, StoreError, read_file, read_info, read_secret};
@@ -125,12 +127,61 @@ impl Report {
 
 /// Verifies everything that a checksum covers in the data directory `dir`. Unused room in
 /// segments, spares, copies of what was cut, and chunk files that no manifest names (a
-/// start removes them) are not looked at: nothing in them can do harm.
+/// start removes them) are not looked at: nothing in them can do harm. Of a backup, every
+/// file is held against its list, too.
 ///
 /// # Errors
 /// [`StoreError::NoStore`] if there is nothing to verify, [`StoreError::Newer`] if this
 /// release cannot. A file that cannot be read is a finding.
 pub fn verify(
+    files: &Arc<dyn Files>,
+    dir: &Path,
+    on_progress: impl FnMut(Progress<'_>),
+) -> Result<Report, StoreError> {
+    let began = Instant::now();
+    let listing = match Listing::read(&**files, dir) {
+        Err(StoreError::Damaged { file, what }) => Err((file, what)),
+        read => Ok(read?),
+    };
+    if let Ok(Some(Listing { complete: false, .. })) = listing {
+        let mut report = Report::default();
+        let what = "the copy was cut short, and is not whole: make another";
+        report.find(&dir.join(LISTING_FILE), None, what);
+        return Ok(report);
+    }
+    let mut report = verify_store(files, dir, on_progress)?;
+    match listing {
+        Ok(Some(listing)) => listed(&**files, dir, &listing, &mut report),
+        Ok(None) => {}
+        Err((file, what)) => report.find(&file, None, what),
+    }
+    report.took = began.elapsed();
+    Ok(report)
+}
+
+/// Holds every file of a backup against its list.
+fn listed(files: &dyn Files, dir: &Path, listing: &Listing, report: &mut Report) {
+    for listed in &listing.files {
+        let path = dir.join(&listed.path);
+        match copy::sum(files, &path) {
+            Ok((bytes, crc32c)) => {
+                report.bytes += bytes;
+                if (bytes, &crc32c) != (listed.bytes, &listed.crc32c) {
+                    let what = format!(
+                        "it has {bytes} bytes with the checksum {crc32c}, and {LISTING_FILE} says \
+                         {} bytes with {}",
+                        listed.bytes, listed.crc32c
+                    );
+                    report.find(&path, None, what);
+                }
+            }
+            Err(error) => report.find_io(error),
+        }
+    }
+}
+
+/// The same without the list of a backup.
+pub(super) fn verify_store(
     files: &Arc<dyn Files>,
     dir: &Path,
     on_progress: impl FnMut(Progress<'_>),

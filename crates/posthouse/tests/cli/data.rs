@@ -219,3 +219,81 @@ fn records_are_dumped_with_names_and_filters() {
     assert!(ended.stderr.contains("corrupt data in "), "{}", ended.stderr);
     ended.failed(1, "`posthouse data verify` shows all damage");
 }
+
+/// What a directory has of a topic.
+fn browse_of(dir: &Path) -> String {
+    Node::ask_on(dir, &["topic", "browse", "orders", "--json"]).ok()
+}
+
+#[test]
+fn a_directory_is_backed_up_and_copied_and_a_node_has_the_same_on_both() {
+    let dir = filled().stop();
+    let root = dir.path();
+    let path = |name: &str| root.join(name).to_str().unwrap().to_owned();
+    let from = root.join("data");
+    let made = data(&["backup", &path("backup"), "--json"], &from).json();
+    assert_eq!((&made["damaged"], &made["directory"]), (&0.into(), &path("backup").into()));
+    let copied = alone(&["data", "copy", &path("data"), &path("copy")]).ok();
+    assert!(copied.contains(" files, ") && copied.contains(&path("copy")), "{copied}");
+    assert!(root.join("backup/backup.json").exists() && !root.join("copy/backup.json").exists());
+    assert_eq!((verify(&root.join("backup")).1, verify(&root.join("copy")).1), (0, 0));
+
+    // A backup is held against its list: also where no checksum of its own covers a file.
+    let segment = files(&root.join("backup/shard-0000"), "seg-").remove(0);
+    let end = std::fs::metadata(&segment).unwrap().len() as usize - 100_000;
+    flip(&segment, end);
+    let (report, code) = verify(&root.join("backup"));
+    assert_eq!(code, 1, "{report}");
+    assert!(report["findings"][0]["what"].as_str().unwrap().contains("backup.json says"));
+    flip(&segment, end);
+
+    data(&["backup", &path("backup")], &from).failed(3, "is not empty");
+    data(&["backup", &path("none")], &root.join("nosuch")).failed(3, "is no data directory");
+    // From a backup, too: this is how one is brought back.
+    alone(&["data", "copy", &path("backup"), &path("back")]).ok();
+    let there = browse_of(&from);
+    assert_eq!(there.matches("message number ").count(), 20, "{there}");
+    for copy in ["backup", "copy", "back"] {
+        assert_eq!(browse_of(&root.join(copy)), there, "{copy}");
+    }
+}
+
+#[test]
+fn a_running_node_is_asked_for_its_backup() {
+    let node = filled();
+    let to = node.data().parent().unwrap().join("backup");
+    let to = to.to_str().unwrap();
+    data(&["backup", to], &node.data()).failed(5, "or ask the node for the backup, with --url");
+    let made = alone(&["data", "backup", to, "--url", &node.url, "--json"]).json();
+    assert_eq!(made["damaged"], 0, "{made}");
+    assert_eq!(verify(Path::new(to)).1, 0);
+    let refused = alone(&["data", "backup", to, "--url", &node.url]);
+    refused.failed(3, "is not empty");
+}
+
+#[test]
+fn damage_is_copied_and_told() {
+    let dir = filled().stop();
+    let from = dir.path().join("data");
+    let segment = files(&from.join("shard-0000"), "seg-").remove(0);
+    flip(&segment, place_of(&segment, b"message number 7"));
+    let to = dir.path().join("backup");
+    let ended = data(&["backup", to.to_str().unwrap()], &from);
+    assert!(ended.stdout.contains("DAMAGED "), "{}", ended.stdout);
+    ended.failed(1, "with 1 place that do not hold");
+    assert_eq!(verify(&to).1, 1);
+}
+
+#[test]
+fn a_copy_that_was_cut_short_is_known_for_that() {
+    let dir = filled().stop();
+    let (from, to) = (dir.path().join("data"), dir.path().join("copy"));
+    alone(&["data", "copy", from.to_str().unwrap(), to.to_str().unwrap()]).ok();
+    let unfinished = r#"{"format":1,"complete":false,"store":"00","begun_at_ms":1,"made_by":"x"}"#;
+    std::fs::write(to.join("backup.json"), unfinished).unwrap();
+    let (report, code) = verify(&to);
+    assert_eq!(code, 1);
+    assert!(report["findings"][0]["what"].as_str().unwrap().contains("was cut short"), "{report}");
+    alone(&["data", "copy", to.to_str().unwrap(), dir.path().join("b").to_str().unwrap()])
+        .failed(3, "that was cut short");
+}

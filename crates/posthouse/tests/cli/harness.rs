@@ -202,10 +202,17 @@ impl Node {
     /// Starts one with settings beside the usual ones.
     pub fn start_with(args: &[&str]) -> Node {
         let dir = tempfile::tempdir().expect("there is room");
-        let (running, line) = serve(&dir, "127.0.0.1:0", args);
-        let line = line.expect("it says where it listens");
-        let url = line.split(" listens on ").nth(1).expect("it says where it listens").to_owned();
+        let (running, url) = listening(&dir.path().join("data"), args);
         Node { running, url, dir }
+    }
+
+    /// Asks a node that is started on the data directory `data`, and stopped again.
+    pub fn ask_on(data: &Path, args: &[&str]) -> Ended {
+        let (mut running, url) = listening(data, &[]);
+        let ended = run(binary().env("POSTHOUSE_URL", url).args(args), b"");
+        running.signal(Signal::TERM);
+        assert!(running.wait().success(), "it said {}", running.stderr());
+        ended
     }
 
     /// A node whose topic `orders` has messages with these bodies, and whose group `g`, made
@@ -234,7 +241,7 @@ impl Node {
         let began = Instant::now();
         loop {
             // Somebody else may have the port for a while.
-            if let (running, Some(_)) = serve(&dir, address, &[]) {
+            if let (running, Some(_)) = serve(&dir.path().join("data"), address, &[]) {
                 return Node { running, url, dir };
             }
             assert!(began.elapsed() < PATIENCE, "it does not start again on {address}");
@@ -308,12 +315,20 @@ impl Node {
     }
 }
 
+/// Starts a node on any port, and waits until it says where it listens.
+fn listening(data: &Path, args: &[&str]) -> (Running, String) {
+    let (running, line) = serve(data, "127.0.0.1:0", args);
+    let line = line.expect("it says where it listens");
+    let url = line.split(" listens on ").nth(1).expect("it says where it listens").to_owned();
+    (running, url)
+}
+
 /// Starts a node, and waits for its first line; none if it ends instead.
-fn serve(dir: &tempfile::TempDir, address: &str, args: &[&str]) -> (Running, Option<String>) {
+fn serve(data: &Path, address: &str, args: &[&str]) -> (Running, Option<String>) {
     let mut command = binary();
     command.args(["serve", "--listen", address, "--disk-reserve", "0"]);
     command.args(["--segment-size", "20MiB", "--log", "warn"]);
-    command.arg("--data").arg(dir.path().join("data")).args(args);
+    command.arg("--data").arg(data).args(args);
     let running = Running::start(&mut command).by_lines();
     let lines = running.stdout.as_ref().expect("it is read by lines");
     let line = match lines.recv_timeout(PATIENCE) {

@@ -8,6 +8,7 @@
 mod support;
 
 mod access;
+mod backup;
 mod bounds;
 mod crash;
 mod damage;

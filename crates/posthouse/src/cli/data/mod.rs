@@ -1,5 +1,6 @@
-//! `posthouse data`: a data directory, looked at without a node. The node may run.
+//! `posthouse data`: a data directory, without a node. To be looked at the node may run.
 
+mod copy;
 mod dump;
 mod stats;
 mod verify;
@@ -10,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, Output};
 
-/// Verify, dump and count what is in a data directory, also while the node runs
+/// Verify, dump and count what is in a data directory, also while the node runs; back it up
 #[derive(Debug, Args)]
 pub struct Data {
     #[command(subcommand)]
@@ -37,6 +38,11 @@ enum Command {
     Dump(dump::Dump),
     /// Count segments, frames, bytes, and messages
     Stats,
+    /// Copy everything to a directory that a node can be started on, with a list that says what is
+    /// in it; verified
+    Backup(copy::Backup),
+    /// Move a store: copy everything to another directory
+    Copy(copy::From),
 }
 
 impl Data {
@@ -46,6 +52,8 @@ impl Data {
             Command::Verify => verify::run(&self.data, &mut out),
             Command::Dump(dump) => dump.run(&self.data, &mut out),
             Command::Stats => stats::run(&self.data, &mut out),
+            Command::Backup(backup) => backup.run(&self.data, &mut out),
+            Command::Copy(copy) => copy.run(&mut out),
         }?;
         out.flush()
     }

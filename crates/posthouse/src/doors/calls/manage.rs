@@ -19,6 +19,9 @@ use crate::problem::Problem;
 /// Entries of a page unless the client says otherwise.
 const PAGE: usize = 100;
 
+/// So many damaged places are named in the answer to a backup; all are counted.
+const SHOWN_DAMAGE: usize = 100;
+
 pub(super) fn page(limit: u32) -> usize {
     if limit == 0 { PAGE } else { (limit as usize).min(bounds::PAGE) }
 }
@@ -381,6 +384,33 @@ impl Calls {
             auto_create: node.auto_create,
             disk_free_bytes: node.disk_free_bytes,
             disk_full: node.disk_full,
+        })
+    }
+
+    pub(in crate::doors) async fn backup(
+        &self,
+        caller: &Caller,
+        request: proto::BackupRequest,
+    ) -> Result<proto::Backup, Problem> {
+        let backup = self.broker.backup(caller, &request.directory).await?;
+        Ok(proto::Backup {
+            directory: backup.directory.display().to_string(),
+            store: backup.store,
+            files: backup.copied.files as u64,
+            bytes: backup.copied.bytes,
+            took_ms: backup.took.as_millis() as u64,
+            damaged: backup.copied.found as u64,
+            damage: backup
+                .copied
+                .findings
+                .into_iter()
+                .take(SHOWN_DAMAGE)
+                .map(|found| proto::Damage {
+                    file: found.file,
+                    offset: found.offset,
+                    what: found.what,
+                })
+                .collect(),
         })
     }
 }

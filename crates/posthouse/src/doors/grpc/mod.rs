@@ -168,5 +168,6 @@ impl Posthouse for Door {
         create_token(CreateTokenRequest) -> CreateTokenResponse;
         revoke_token(RevokeTokenRequest) -> User;
         get_node(GetNodeRequest) -> Node;
+        backup(BackupRequest) -> Backup;
     }
 }

@@ -108,6 +108,7 @@ fn described() -> OpenApiRouter<Calls> {
         .routes(routes!(users::create_token))
         .routes(routes!(users::revoke_token))
         .routes(routes!(node::node))
+        .routes(routes!(node::backup))
         .routes(routes!(node::healthz))
         .routes(routes!(node::readyz))
         .routes(routes!(metrics::metrics))
