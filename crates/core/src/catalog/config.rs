@@ -34,6 +34,8 @@ pub mod bounds {
     pub const DEDUPE_MS: u64 = 7 * 86_400_000;
     /// The widest window of a group on a partition, in messages.
     pub const WINDOW: u32 = 16 << 20;
+    /// The highest rate of a quota: what is beyond it is no limit.
+    pub const RATE: u64 = 1_000_000_000_000;
     /// The most grants of a user.
     pub const GRANTS: usize = 100;
     /// The most tokens of a user.
@@ -108,6 +110,35 @@ pub enum Expired {
     DeadLetter,
 }
 
+/// How fast something may be: limits by the second, over all who do it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quota {
+    /// Messages per second; `None`: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_s: Option<u64>,
+    /// Bytes of them per second, with keys, tags and headers; `None`: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+}
+
+impl Quota {
+    /// Whether nothing is limited.
+    pub fn is_none(&self) -> bool {
+        *self == Quota::default()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (field, limit) in [
+            ("publish_quota.messages_per_s", self.messages_per_s),
+            ("publish_quota.bytes_per_s", self.bytes_per_s),
+        ] {
+            range(field, limit.unwrap_or(1), 1, bounds::RATE)?;
+        }
+        Ok(())
+    }
+}
+
 /// A topic's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -130,6 +161,9 @@ pub struct TopicConfig {
     /// What becomes of a message whose time to live has passed.
     #[serde(skip_serializing_if = "is_default")]
     pub expired: Expired,
+    /// How fast it may be published to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub publish_quota: Quota,
 }
 
 const DEDUPE_WINDOW_MS: u64 = 600_000;
@@ -163,6 +197,7 @@ impl Default for TopicConfig {
             dedupe_window_ms: DEDUPE_WINDOW_MS,
             delays: true,
             expired: Expired::default(),
+            publish_quota: Quota::default(),
         }
     }
 }
@@ -177,6 +212,7 @@ impl TopicConfig {
         let body = u64::from(self.max_message_bytes);
         range("max_message_bytes", body, 1, limits::BODY_BYTES as u64)?;
         range("dedupe_window", self.dedupe_window_ms, 0, bounds::DEDUPE_MS)?;
+        self.publish_quota.check()?;
         match &self.retention {
             Retention::Acknowledged { min_age_ms } => {
                 range("retention.min_age", *min_age_ms, 0, bounds::RETENTION_MS)
@@ -451,6 +487,9 @@ pub struct UserConfig {
     pub grants: Vec<AccessGrant>,
     /// By what the user is known.
     pub tokens: Vec<Token>,
+    /// How fast the user may publish.
+    #[serde(skip_serializing_if = "is_default")]
+    pub publish_quota: Quota,
 }
 
 impl UserConfig {
@@ -461,6 +500,7 @@ impl UserConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         range("grants", self.grants.len() as u64, 0, bounds::GRANTS as u64)?;
         range("tokens", self.tokens.len() as u64, 0, bounds::TOKENS as u64)?;
+        self.publish_quota.check()?;
         for grant in &self.grants {
             for (field, patterns) in
                 [("grants.topics", &grant.topics), ("grants.groups", &grant.groups)]
@@ -521,6 +561,15 @@ mod tests {
             group(GroupConfig { subscriptions, ..Default::default() }),
             "subscriptions.filter"
         );
+    }
+
+    #[test]
+    fn a_quota_is_at_least_one_by_the_second() {
+        let quota = Quota { messages_per_s: Some(0), bytes_per_s: None };
+        let error = TopicConfig { publish_quota: quota, ..Default::default() }.check().unwrap_err();
+        assert_eq!(error.field, "publish_quota.messages_per_s");
+        let error = UserConfig { publish_quota: quota, ..Default::default() }.check().unwrap_err();
+        assert_eq!(error.field, "publish_quota.messages_per_s");
     }
 
     #[test]

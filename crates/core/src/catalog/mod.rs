@@ -11,8 +11,8 @@ mod rows;
 use std::sync::{Arc, OnceLock};
 
 pub use config::{
-    AccessGrant, Action, ConfigError, DeadLetter, Expired, GroupConfig, Order, Retention, Start,
-    Subscription, Token, TopicConfig, UserConfig,
+    AccessGrant, Action, ConfigError, DeadLetter, Expired, GroupConfig, Order, Quota, Retention,
+    Start, Subscription, Token, TopicConfig, UserConfig,
 };
 
 use crate::filter::Filter;

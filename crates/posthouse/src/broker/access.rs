@@ -72,6 +72,14 @@ impl Caller {
         }
     }
 
+    /// The user, if it is one.
+    pub fn user(&self) -> Option<&Arc<User>> {
+        match self {
+            Caller::User(user) => Some(user),
+            Caller::Anyone | Caller::Node => None,
+        }
+    }
+
     /// Whether the caller may do `action` on `on`.
     pub fn may(&self, action: Action, on: On<'_>) -> bool {
         match self {
@@ -155,7 +163,7 @@ mod tests {
                     topics: texts(topics),
                     groups: texts(groups),
                 }],
-                tokens: vec![],
+                ..UserConfig::default()
             },
         }))
     }

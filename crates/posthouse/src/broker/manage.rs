@@ -5,8 +5,8 @@ use std::sync::Arc;
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::Outcome;
 use posthouse_core::catalog::{
-    Action, DeadLetter, Expired, Group, GroupConfig, Order, Retention, Start, Subscription, Topic,
-    TopicConfig,
+    Action, DeadLetter, Expired, Group, GroupConfig, Order, Quota, Retention, Start, Subscription,
+    Topic, TopicConfig,
 };
 use posthouse_core::name;
 use posthouse_core::queue::Command;
@@ -60,6 +60,8 @@ pub struct TopicPatch {
     pub delays: Option<bool>,
     /// See [`TopicConfig::expired`].
     pub expired: Option<Expired>,
+    /// See [`TopicConfig::publish_quota`].
+    pub publish_quota: Option<Quota>,
 }
 
 impl TopicPatch {
@@ -72,6 +74,7 @@ impl TopicPatch {
             dedupe_window_ms: self.dedupe_window_ms.unwrap_or(base.dedupe_window_ms),
             delays: self.delays.unwrap_or(base.delays),
             expired: self.expired.unwrap_or(base.expired),
+            publish_quota: self.publish_quota.unwrap_or(base.publish_quota),
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod letters;
 pub mod manage;
 mod open;
 pub mod publish;
+mod quota;
 pub mod schedule;
 pub mod space;
 pub mod users;
@@ -100,6 +101,7 @@ pub struct Broker {
     /// How far the catalog's log has come.
     meta_reader: LocalReader,
     backups: backup::Backups,
+    quotas: quota::Quotas,
     /// A permit for every KiB of bodies on their way into the log.
     bytes_in_flight: Arc<Semaphore>,
     /// Where messages without a key go, by topic.
@@ -187,6 +189,11 @@ impl Broker {
         &self.space
     }
 
+    /// Publishes that were refused because a quota was used up.
+    pub fn over_quota(&self) -> u64 {
+        self.quotas.refused()
+    }
+
     /// Whether it takes work: it is neither stopping nor failed.
     pub fn is_ready(&self) -> bool {
         !self.is_stopping.load(Ordering::Acquire) && self.failure.get().is_none()
@@ -255,6 +262,7 @@ impl Broker {
                 broker.free_segments();
             }
             broker.watch_backup();
+            broker.quotas.tidy();
             broker.expire_groups().await;
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::backup::Backups;
 use super::directory::{CatalogLimits, Directory};
+use super::quota::Quotas;
 use super::space::SpaceGuard;
 use super::{Broker, Failure, ShardHandle, publish};
 use crate::problem::Problem;
@@ -220,6 +221,7 @@ impl Broker {
             shards: handles,
             meta_reader,
             backups: Backups::default(),
+            quotas: Quotas::default(),
             bytes_in_flight: Arc::new(Semaphore::new(publish::all_permits())),
             turn: AtomicU64::new(0),
             seen: Mutex::default(),

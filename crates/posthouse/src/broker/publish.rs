@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use posthouse_core::catalog::{Action, Topic, TopicConfig};
+use posthouse_core::catalog::{Action, Topic, TopicConfig, User};
 use posthouse_core::ident::{IdKind, IdParts, MessageId};
 use posthouse_core::index::TagSet;
 use posthouse_core::message::{Parts, limits};
@@ -14,6 +15,7 @@ use posthouse_core::{Position, ShardId, UnixMs};
 use posthouse_frame::BodyBuf;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
 
+use super::quota::Wanted;
 use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
 use crate::shard::mail::Mail;
@@ -22,15 +24,21 @@ use crate::shard::metrics;
 /// A place for a message on its way in.
 const PERMIT_BYTES: usize = 1024;
 
+/// Who waits for a quota looks at it again after so long.
+const QUOTA_LOOK: Duration = Duration::from_millis(500);
+const QUOTA_LOOK_LEAST: Duration = Duration::from_millis(1);
+
 /// What the log keeps of a message beside its content, at most.
 const ENTRY_BYTES: usize = 64;
 
 /// Room for bodies that are on their way into the log. Taken before a body is read
 /// from a connection; given back when its publish is answered.
 #[derive(Debug)]
-pub struct Permit(
-    #[allow(dead_code, reason = "it gives back when it is dropped")] OwnedSemaphorePermit,
-);
+pub struct Permit {
+    _room: OwnedSemaphorePermit,
+    /// Whether it was waited for, and quotas with it.
+    has_waited: bool,
+}
 
 /// Messages that are published together.
 ///
@@ -46,7 +54,8 @@ pub struct Outbox {
     bytes: usize,
     /// Messages to come, and bytes of their bodies, as far as somebody has said.
     expected: (usize, usize),
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
+    user: Option<Arc<User>>,
     apart: bool,
 }
 
@@ -125,7 +134,8 @@ impl Broker {
     pub fn permit(&self, bytes: usize) -> Result<Permit, Problem> {
         let permits = permits_for(bytes);
         let taken = self.bytes_in_flight.clone().try_acquire_many_owned(permits);
-        taken.map(Permit).map_err(|error| match error {
+        let permit = |room| Permit { _room: room, has_waited: false };
+        taken.map(permit).map_err(|error| match error {
             TryAcquireError::Closed => Problem::stopping(),
             TryAcquireError::NoPermits => {
                 let most = bounds::BYTES_IN_FLIGHT >> 20;
@@ -142,7 +152,41 @@ impl Broker {
     pub async fn wait_for_permit(&self, bytes: usize) -> Result<Permit, Problem> {
         let permits = permits_for(bytes);
         let taken = self.bytes_in_flight.clone().acquire_many_owned(permits).await;
-        taken.map(Permit).map_err(|_| Problem::stopping())
+        let permit = |room| Permit { _room: room, has_waited: true };
+        taken.map(permit).map_err(|_| Problem::stopping())
+    }
+
+    /// Waits until something is left of the quotas of the caller and of topics. For doors
+    /// that can make a client wait; before there is a permit, so that who waits for a quota
+    /// keeps nobody else out.
+    ///
+    /// # Errors
+    /// If the node stops meanwhile.
+    pub async fn wait_for_quotas<'a>(
+        &self,
+        caller: &Caller,
+        topics: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<(), Problem> {
+        loop {
+            let user = caller.user().map(|user| self.user_now(user));
+            let wait = {
+                let catalog = self.catalog();
+                let named = topics.clone().filter_map(|name| catalog.topic_named(name));
+                let mut wanted: Vec<Wanted<'_>> =
+                    named.filter_map(|topic| Wanted::of_topic(topic, 0, 0)).collect();
+                wanted.extend(user.as_ref().and_then(|user| Wanted::of_user(user, 0, 0)));
+                match wanted.is_empty() {
+                    true => None,
+                    false => self.quotas.wait(&wanted, self.quotas.now()),
+                }
+            };
+            let Some(wait) = wait else { return Ok(()) };
+            if !self.is_ready() {
+                return Err(Problem::stopping());
+            }
+            // Quotas may be changed meanwhile, and the node may stop.
+            tokio::time::sleep(wait.clamp(QUOTA_LOOK_LEAST, QUOTA_LOOK)).await;
+        }
     }
 
     /// An empty outbox, which holds `permit` until it is answered. What is in it is
@@ -155,9 +199,37 @@ impl Broker {
             refused: Vec::new(),
             bytes: 0,
             expected: (0, 0),
-            _permit: permit,
+            permit,
+            user: None,
             apart,
         }
+    }
+
+    /// The same of a caller, whose quota counts.
+    pub fn outbox_of(&self, caller: &Caller, permit: Option<Permit>, apart: bool) -> Outbox {
+        let user = caller.user().map(|user| self.user_now(user));
+        Outbox { user, ..self.outbox(permit, apart) }
+    }
+
+    /// The user as configured now: a stream brings the one that began it.
+    fn user_now(&self, user: &Arc<User>) -> Arc<User> {
+        self.catalog().user_named(&user.name).unwrap_or(user).clone()
+    }
+
+    /// Uses up quotas. What was waited for goes on whatever is left.
+    fn use_quotas(&self, outbox: &Outbox) -> Result<(), Problem> {
+        let mut wanted: Vec<Wanted<'_>> = Vec::new();
+        if let Some(user) = &outbox.user {
+            let (messages, bytes) = (outbox.order.len() as u64, outbox.bytes as u64);
+            wanted.extend(Wanted::of_user(user, messages, bytes));
+        }
+        for outgoing in &outbox.batches {
+            let Batch { drafts, bodies, .. } = &outgoing.batch;
+            let (messages, bytes) = (drafts.len() as u64, bodies.len() as u64);
+            wanted.extend(Wanted::of_topic(&outgoing.topic, messages, bytes));
+        }
+        let forced = outbox.permit.as_ref().is_some_and(|permit| permit.has_waited);
+        self.quotas.take(&wanted, self.quotas.now(), forced)
     }
 
     /// Adds a message to an outbox.
@@ -300,6 +372,7 @@ impl Broker {
         if !self.is_ready() {
             return Err(Problem::stopping());
         }
+        self.use_quotas(&outbox)?;
         outbox.settle_partitions(self.turn.fetch_add(1, Ordering::Relaxed));
         let mut shards: Vec<ShardId> = outbox.batches.iter().map(|o| o.shard).collect();
         shards.dedup();

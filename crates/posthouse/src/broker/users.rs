@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::{Command, Reply};
-use posthouse_core::catalog::{AccessGrant, Action, Token, User, UserConfig};
+use posthouse_core::catalog::{AccessGrant, Action, Quota, Token, User, UserConfig};
 
 use super::access::{is_manager, is_open, token_hash};
 use super::{Broker, Caller, On};
@@ -38,8 +38,8 @@ impl Broker {
         self.catalog().user_named(name).cloned().ok_or_else(|| no_user(name))
     }
 
-    /// Makes a user, or gives one other grants. The node stays open until somebody who may
-    /// manage it has a token.
+    /// Makes a user, or gives one other grants, and another quota if there is one. The node
+    /// stays open until somebody who may manage it has a token.
     ///
     /// # Errors
     /// See [`Problem`].
@@ -48,18 +48,21 @@ impl Broker {
         caller: &Caller,
         name: &str,
         grants: Vec<AccessGrant>,
+        quota: Option<Quota>,
     ) -> Result<Arc<User>, Problem> {
         caller.check(Action::Manage, On::Node)?;
-        let tokens = match self.catalog().user_named(name) {
-            Some(user) => user.config.tokens.clone(),
-            None if self.catalog().counts().2 < USERS => Vec::new(),
+        let known = self.catalog().user_named(name).map(|user| user.config.clone());
+        let base = match known {
+            Some(config) => config,
+            None if self.catalog().counts().2 < USERS => UserConfig::default(),
             None => {
                 let detail = format!("there are {USERS} users already, and no more are taken");
                 return Err(Problem::new(Kind::Exhausted, "too_many", detail)
                     .with_hint("delete users that nobody needs"));
             }
         };
-        let config = UserConfig { grants, tokens };
+        let publish_quota = quota.unwrap_or(base.publish_quota);
+        let config = UserConfig { grants, publish_quota, ..base };
         self.check_managers(name, Some(&config))?;
         self.set_user(name, config).await
     }

@@ -1,6 +1,8 @@
 //! Values on the command line that several commands take.
 
-use crate::json::{StartName, Time};
+use clap::Args;
+
+use crate::json::{PublishQuota, StartName, Time};
 use crate::shard::clock::wall_ms;
 use crate::units;
 
@@ -33,6 +35,39 @@ pub fn start(text: &str) -> Result<StartName, String> {
             .map(|ms| StartName::Time(Time(ms)))
             .map_err(|what| format!("earliest, latest, or {what}")),
     }
+}
+
+/// How fast something may be published.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct QuotaArgs {
+    /// So many messages per second at most, over all publishers
+    #[arg(long, value_name = "N")]
+    publish_messages_per_s: Option<u64>,
+    /// So many bytes per second at most, over all publishers
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    publish_bytes_per_s: Option<u64>,
+    /// As fast as may be
+    #[arg(long, conflicts_with_all = ["publish_messages_per_s", "publish_bytes_per_s"])]
+    no_publish_quota: bool,
+}
+
+impl QuotaArgs {
+    /// The quota, if one is given.
+    pub fn into_json(self) -> Option<PublishQuota> {
+        let quota = PublishQuota {
+            messages_per_s: self.publish_messages_per_s,
+            bytes_per_s: self.publish_bytes_per_s,
+        };
+        (self.no_publish_quota || quota != PublishQuota::default()).then_some(quota)
+    }
+}
+
+/// A quota for people.
+pub fn show_quota(quota: PublishQuota) -> String {
+    let messages = quota.messages_per_s.map(|n| units::counted(n, "message"));
+    let bytes = quota.bytes_per_s.map(units::show_size);
+    let all: Vec<String> = [messages, bytes].into_iter().flatten().collect();
+    format!("{} per second", all.join(" and "))
 }
 
 /// `NAME=VALUE`.

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use posthouse_client::{Client, proto};
 
+use super::args::{QuotaArgs, show_quota};
 use super::browse::Browse;
 use super::output::{Facts, Table, confirm};
 use super::remote::{Remote, if_there};
@@ -110,6 +111,8 @@ struct Config {
     /// Whether messages whose time to live has passed become dead letters
     #[arg(long, value_name = "BOOL")]
     bury_expired: Option<bool>,
+    #[command(flatten)]
+    quota: QuotaArgs,
 }
 
 impl Config {
@@ -130,6 +133,7 @@ impl Config {
             dedupe_window: self.dedupe_window.map(Duration),
             delays: self.delays,
             bury_expired: self.bury_expired,
+            publish_quota: self.quota.into_json(),
         }
     }
 }
@@ -297,6 +301,7 @@ fn show(out: &mut Output, topic: &json::Topic) -> Result<(), Failure> {
     facts.add_some("largest message", largest);
     let window = topic.config.dedupe_window.map(|window| units::show_duration(window.0));
     facts.add_some("dedupe window", window);
+    facts.add_some("publish quota", topic.config.publish_quota.map(show_quota));
     facts.print(out)?;
     out.line("")?;
     let mut table = Table::new(">PARTITION >SHARD >HEAD >NEXT >MESSAGES >BYTES OLDEST");

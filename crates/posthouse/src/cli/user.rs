@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use posthouse_client::{Client, proto};
 
+use super::args::{QuotaArgs, show_quota};
 use super::output::{Table, confirm, note};
 use super::remote::Remote;
 use super::{Failure, Output};
@@ -26,6 +27,8 @@ enum Command {
         name: String,
         #[command(flatten)]
         grants: Grants,
+        #[command(flatten)]
+        quota: QuotaArgs,
     },
     /// List users
     #[command(visible_alias = "ls")]
@@ -125,9 +128,10 @@ impl User {
     pub(super) fn run(self) -> Result<(), Failure> {
         let command = self.command;
         self.remote.run(async |client, out| match command {
-            Command::Put { name, grants } => {
+            Command::Put { name, grants, quota } => {
                 let grants = grants.all().into_iter().map(Into::into).collect();
-                let request = proto::PutUserRequest { name, grants };
+                let publish_quota = quota.into_json().map(Into::into);
+                let request = proto::PutUserRequest { name, grants, publish_quota };
                 let user = client.raw().put_user(request).await?.into_inner();
                 out.show(&json::User::from(user), |out, user| {
                     let grants = units::counted(user.grants.len() as u64, "grant");
@@ -215,6 +219,7 @@ fn show(out: &mut Output, user: &json::User) -> Result<(), Failure> {
     for grant in &user.grants {
         facts.add("grant", described(grant));
     }
+    facts.add_some("publish quota", user.publish_quota.map(show_quota));
     for token in &user.tokens {
         let made = units::show_second(token.created_at.0);
         facts.add("token", format!("{}, made {made}", token.name));

@@ -32,7 +32,7 @@ pub use schedule::{
     Change, ChangeStatus, Changes, Hour, Hours, Move, Moves, ScheduledList, Shift, Target, Targets,
 };
 pub use settle::{Ack, Extend, Nack, Settled, SettledReceipt, Verdict};
-pub use topic::{Partition, PurgeTopic, Retention, Topic, TopicConfig, Topics};
+pub use topic::{Partition, PublishQuota, PurgeTopic, Retention, Topic, TopicConfig, Topics};
 
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()

@@ -4,7 +4,7 @@ use posthouse_client::proto;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Duration, Time};
+use super::{Duration, PublishQuota, Time};
 
 /// What a user may do.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
@@ -39,6 +39,9 @@ pub struct UserConfig {
     /// What the user may do. The list replaces the one before.
     #[serde(default)]
     pub grants: Vec<Grant>,
+    /// How fast the user may publish. Absent, it stays as it is; `{}` takes limits away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_quota: Option<PublishQuota>,
 }
 
 /// A user.
@@ -52,6 +55,9 @@ pub struct User {
     pub tokens: Vec<Token>,
     /// When the user was made.
     pub created_at: Time,
+    /// How fast the user may publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_quota: Option<PublishQuota>,
 }
 
 /// A token of a user.
@@ -211,6 +217,7 @@ impl From<proto::User> for User {
             grants: user.grants.into_iter().map(Into::into).collect(),
             tokens: user.tokens.into_iter().map(token).collect(),
             created_at: Time(user.created_at_ms),
+            publish_quota: user.publish_quota.map(Into::into),
         }
     }
 }

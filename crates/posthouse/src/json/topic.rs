@@ -30,6 +30,35 @@ pub struct TopicConfig {
     /// that was not done with it. It is passed over by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bury_expired: Option<bool>,
+    /// How fast it may be published to; `{}` takes limits away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_quota: Option<PublishQuota>,
+}
+
+/// Limits by the second, over all publishers. What is absent is not limited.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishQuota {
+    /// Messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages_per_s: Option<u64>,
+    /// Bytes of them, with keys, tags and headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_s: Option<u64>,
+}
+
+impl From<PublishQuota> for proto::PublishQuota {
+    fn from(quota: PublishQuota) -> Self {
+        let PublishQuota { messages_per_s, bytes_per_s } = quota;
+        proto::PublishQuota { messages_per_s, bytes_per_s }
+    }
+}
+
+impl From<proto::PublishQuota> for PublishQuota {
+    fn from(quota: proto::PublishQuota) -> Self {
+        let proto::PublishQuota { messages_per_s, bytes_per_s } = quota;
+        PublishQuota { messages_per_s, bytes_per_s }
+    }
 }
 
 /// When messages go: with `min_age`, when every group has acknowledged them and they are
@@ -127,6 +156,7 @@ impl TopicConfig {
             dedupe_window_ms: self.dedupe_window.map(|window| window.0),
             delays: self.delays,
             bury_expired: self.bury_expired,
+            publish_quota: self.publish_quota.map(Into::into),
         })
     }
 }
@@ -188,6 +218,7 @@ impl From<proto::Topic> for Topic {
                 dedupe_window: config.dedupe_window_ms.map(Duration),
                 delays: config.delays,
                 bury_expired: config.bury_expired,
+                publish_quota: config.publish_quota.map(Into::into),
             },
             created_at: Time(topic.created_at_ms),
             messages: topic.messages,

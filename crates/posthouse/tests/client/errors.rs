@@ -82,7 +82,8 @@ async fn who_may_not_is_told_so() {
             topics: vec!["*".into()],
             groups: vec![groups.into()],
         };
-        let request = proto::PutUserRequest { name: user.into(), grants: vec![grant] };
+        let request =
+            proto::PutUserRequest { name: user.into(), grants: vec![grant], publish_quota: None };
         client.raw().put_user(request).await.unwrap();
         let request = proto::CreateTokenRequest { user: user.into(), name: "test".into() };
         client.raw().create_token(request).await.unwrap().into_inner().token

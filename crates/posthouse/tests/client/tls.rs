@@ -56,7 +56,8 @@ async fn a_private_authority_and_a_token_are_all_it_takes() {
         topics: all.clone(),
         groups: all,
     };
-    let request = proto::PutUserRequest { name: "root".into(), grants: vec![grant] };
+    let request =
+        proto::PutUserRequest { name: "root".into(), grants: vec![grant], publish_quota: None };
     client.raw().put_user(request).await.unwrap();
     let request = proto::CreateTokenRequest { user: "root".into(), name: "test".into() };
     let token = client.raw().create_token(request).await.unwrap().into_inner().token;

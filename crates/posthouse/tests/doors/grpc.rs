@@ -234,9 +234,11 @@ impl Door for Grpc {
             }
             "put-user" => {
                 let name = named("user");
-                let json::UserConfig { grants } = json(args);
+                let json::UserConfig { grants, publish_quota } = json(args);
                 let grants = grants.into_iter().map(Into::into).collect();
-                call!(self.put_user(proto::PutUserRequest { name, grants }) as json::User)
+                let publish_quota = publish_quota.map(Into::into);
+                let request = proto::PutUserRequest { name, grants, publish_quota };
+                call!(self.put_user(request) as json::User)
             }
             "get-user" => {
                 call!(self.get_user(proto::GetUserRequest { name: named("user") }) as json::User)

@@ -10,6 +10,7 @@ mod door;
 mod grpc;
 mod http;
 mod http_alone;
+mod quota;
 mod script;
 
 use std::path::{Path, PathBuf};

@@ -152,6 +152,7 @@ async fn check_doors(node: &Node, anyone: &Client, shop: &str, root: &str) {
             topics: vec!["*".into()],
             groups: vec!["*".into()],
         }],
+        publish_quota: None,
     };
     assert_eq!(code(shop.raw().put_user(request).await.map_err(Error::from)), forbidden);
     let (tx, rx) = tokio::sync::mpsc::channel(1);

@@ -189,7 +189,7 @@ async fn build() -> Base {
         topics: vec!["*".into()],
         groups: vec!["*".into()],
     };
-    broker.put_user(&ANYONE, "shop", vec![grant]).await.unwrap();
+    broker.put_user(&ANYONE, "shop", vec![grant], None).await.unwrap();
     base.token = broker.make_token(&ANYONE, "shop", "one").await.unwrap();
     publish(&broker, &mut base, "a", 0..12).await;
     publish(&broker, &mut base, "b", 0..12).await;

@@ -134,6 +134,7 @@ fn a_token_finds_its_user_until_it_is_taken_away() {
                     created_at: UnixMs(1),
                 })
                 .collect(),
+            ..UserConfig::default()
         },
     };
     world.run(put(&["aa", "bb"])).unwrap();

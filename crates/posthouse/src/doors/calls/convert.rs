@@ -209,7 +209,18 @@ pub(in crate::doors) fn topic_patch(
             true => catalog::Expired::DeadLetter,
             false => catalog::Expired::Drop,
         }),
+        publish_quota: config.publish_quota.map(quota),
     })
+}
+
+pub(in crate::doors) fn quota(quota: proto::PublishQuota) -> catalog::Quota {
+    let proto::PublishQuota { messages_per_s, bytes_per_s } = quota;
+    catalog::Quota { messages_per_s, bytes_per_s }
+}
+
+fn quota_out(quota: catalog::Quota) -> Option<proto::PublishQuota> {
+    let catalog::Quota { messages_per_s, bytes_per_s } = quota;
+    (!quota.is_none()).then_some(proto::PublishQuota { messages_per_s, bytes_per_s })
 }
 
 fn retention(retention: proto::Retention) -> Option<catalog::Retention> {
@@ -260,6 +271,7 @@ pub(in crate::doors) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> p
             dedupe_window_ms: Some(config.dedupe_window_ms),
             delays: Some(config.delays),
             bury_expired: Some(config.expired == catalog::Expired::DeadLetter),
+            publish_quota: quota_out(config.publish_quota),
         }),
         created_at_ms: topic.created_at.0,
         messages: partitions.iter().map(|p| p.info.next - p.info.head).sum(),
@@ -412,6 +424,7 @@ pub(in crate::doors) fn user(user: &User) -> proto::User {
         grants: user.config.grants.iter().map(grant).collect(),
         tokens: user.config.tokens.iter().map(token).collect(),
         created_at_ms: user.created_at.0,
+        publish_quota: quota_out(user.config.publish_quota),
     }
 }
 

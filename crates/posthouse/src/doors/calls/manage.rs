@@ -317,7 +317,8 @@ impl Calls {
         request: proto::PutUserRequest,
     ) -> Result<proto::User, Problem> {
         let grants = convert::grants(request.grants)?;
-        let user = self.broker.put_user(caller, &request.name, grants).await?;
+        let quota = request.publish_quota.map(convert::quota);
+        let user = self.broker.put_user(caller, &request.name, grants, quota).await?;
         Ok(convert::user(&user))
     }
 

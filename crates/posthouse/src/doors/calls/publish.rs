@@ -12,7 +12,7 @@ use posthouse_core::record::{NameTaken, When};
 
 use super::{Calls, convert};
 use crate::broker::Caller;
-use crate::broker::publish::{Outbox, Permit, Sent};
+use crate::broker::publish::{Outbox, Permit, Sent, Submitted};
 use crate::problem::Problem;
 
 impl Calls {
@@ -36,19 +36,36 @@ impl Calls {
         self.broker.publish(outbox).await
     }
 
+    /// The same for a request of a stream: it waits for quotas, and for room, and answers
+    /// when it has been handed over.
+    pub(in crate::doors) async fn submit_in_turn(
+        &self,
+        caller: &Caller,
+        request: &PublishRequest,
+    ) -> Result<Submitted, Problem> {
+        let topics = request.messages.iter().map(|message| topic_of(request, message));
+        // Those in a row are mostly the same.
+        let mut last = None;
+        let topics = topics.filter(move |topic| last.replace(*topic) != Some(*topic));
+        self.broker.wait_for_quotas(caller, topics).await?;
+        let permit = self.broker.wait_for_permit(bytes_of(request)).await?;
+        let outbox = self.fill(caller, request, permit).await?;
+        self.broker.submit(outbox)
+    }
+
     /// Puts the messages of a request in an outbox.
-    pub(in crate::doors) async fn fill(
+    async fn fill(
         &self,
         caller: &Caller,
         request: &PublishRequest,
         permit: Permit,
     ) -> Result<Outbox, Problem> {
-        let mut outbox = self.broker.outbox(Some(permit), request.apart);
+        let mut outbox = self.broker.outbox_of(caller, Some(permit), request.apart);
         outbox.expect(request.messages.len(), bytes_of(request));
         let mut last: Option<(&str, Arc<Topic>)> = None;
         for message in &request.messages {
-            let name = if message.topic.is_empty() { &request.topic } else { &message.topic };
-            let known = last.take().filter(|(known, _)| known == name);
+            let name = topic_of(request, message);
+            let known = last.take().filter(|(known, _)| *known == name);
             let topic = match known {
                 Some((_, topic)) => Ok(topic),
                 None => self.broker.topic_to_publish(caller, name).await,
@@ -87,8 +104,13 @@ impl Calls {
     }
 }
 
+/// The topic that a message of a request is for.
+fn topic_of<'a>(request: &'a PublishRequest, message: &'a OutgoingMessage) -> &'a str {
+    if message.topic.is_empty() { &request.topic } else { &message.topic }
+}
+
 /// The bytes of all bodies of a request.
-pub(in crate::doors) fn bytes_of(request: &PublishRequest) -> usize {
+fn bytes_of(request: &PublishRequest) -> usize {
     request.messages.iter().map(|message| message.body.len()).sum()
 }
 

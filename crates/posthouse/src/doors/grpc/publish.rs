@@ -11,7 +11,6 @@ use tonic::{Status, Streaming};
 
 use crate::broker::Caller;
 use crate::broker::publish::{Sent, Submitted};
-use crate::doors::calls::publish::bytes_of;
 use crate::doors::calls::{Calls, convert};
 use crate::problem::{Kind, Problem};
 
@@ -48,11 +47,7 @@ impl Session {
 
     fn take_in(&self, request: PublishRequest) -> BoxFuture<'static, Result<Submitted, Problem>> {
         let (calls, caller) = (self.calls.clone(), self.caller.clone());
-        Box::pin(async move {
-            let permit = calls.broker.wait_for_permit(bytes_of(&request)).await?;
-            let outbox = calls.fill(&caller, &request, permit).await?;
-            calls.broker.submit(outbox)
-        })
+        Box::pin(async move { calls.submit_in_turn(&caller, &request).await })
     }
 
     /// Reads and hands over as much as may be.

@@ -23,7 +23,6 @@ use super::publish::{entry, refusal};
 use crate::broker::Caller;
 use crate::broker::publish::{Sent, Submitted};
 use crate::doors::calls::Calls;
-use crate::doors::calls::publish::bytes_of;
 use crate::json;
 use crate::problem::{Kind, Problem};
 
@@ -182,9 +181,7 @@ impl Bulk {
 
     async fn submit(&self, messages: Vec<OutgoingMessage>) -> Result<Submitted, Problem> {
         let request = PublishRequest { topic: self.topic.clone(), messages, apart: true };
-        let permit = self.calls.broker.wait_for_permit(bytes_of(&request)).await?;
-        let outbox = self.calls.fill(&self.caller, &request, permit).await?;
-        self.calls.broker.submit(outbox)
+        self.calls.submit_in_turn(&self.caller, &request).await
     }
 }
 

@@ -78,6 +78,8 @@ fn of_node(broker: &Broker, page: &mut Page) {
     page.single("groups", "gauge", "Groups.", node.groups as f64);
     let free = node.disk_free_bytes as f64;
     page.single("disk_free_bytes", "gauge", "Bytes free on the disk of the data.", free);
+    let help = "Publishes that were refused because a quota was used up.";
+    page.single("over_quota_total", "counter", help, broker.over_quota() as f64);
     let help = "Whether publishes are refused because the disk is nearly full.";
     page.single("disk_full", "gauge", help, flag(node.disk_full));
 }

@@ -28,10 +28,11 @@ pub async fn put(
     State(calls): State<Calls>,
     Who(caller): Who,
     At(name): At<String>,
-    Of(UserConfig { grants }): Of<UserConfig>,
+    Of(UserConfig { grants, publish_quota }): Of<UserConfig>,
 ) -> Answer<User> {
     let grants = grants.into_iter().map(Into::into).collect();
-    answer(calls.put_user(&caller, proto::PutUserRequest { name, grants }).await)
+    let publish_quota = publish_quota.map(Into::into);
+    answer(calls.put_user(&caller, proto::PutUserRequest { name, grants, publish_quota }).await)
 }
 
 /// A user
