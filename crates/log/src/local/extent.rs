@@ -87,3 +87,19 @@ pub fn extents(
     let (file, what) = (path.display().to_string(), format!("frame {upto} is not in it"));
     Err(ReadError::Corrupt { file, offset: at, what })
 }
+
+/// Whether the file of a segment is there, with the header that it should have.
+///
+/// # Errors
+/// What the system refused.
+pub fn is_segment(
+    files: &dyn Files,
+    dir: &Path,
+    store: u64,
+    no: SegmentNo,
+) -> Result<bool, FileError> {
+    match files.open(&dir.join(Name::Segment(no).to_string()), Access::Read) {
+        Err(error) if error.is_missing() => Ok(false),
+        opened => Ok(matches!(Head::read(&*opened?, store, no)?, Head::Valid(_))),
+    }
+}

@@ -44,7 +44,7 @@ use std::sync::Arc;
 use posthouse_frame::{Frame, FrameNo};
 
 pub use self::error::OpenError;
-pub use self::extent::{Extent, extents};
+pub use self::extent::{Extent, extents, is_segment};
 pub use self::inspect::{Inspected, Inspection, inspect};
 pub use self::options::{Drive, Durability, LocalOptions};
 pub use self::reader::LocalReader;

@@ -19,6 +19,7 @@ pub mod listing;
 pub mod look;
 pub mod manifest;
 pub mod open;
+pub mod repair;
 pub mod snapshot;
 pub mod stats;
 pub mod verify;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use posthouse_core::ident::Secret;
 use posthouse_frame::crc32c;
 use posthouse_log::files::{Access, DirLock, FileError, Files};
+use posthouse_log::local::OpenError;
 use serde::{Deserialize, Serialize};
 
 use self::listing::{LISTING_FILE, Listing};
@@ -119,8 +121,9 @@ pub enum StoreError {
     },
     /// A file does not hold what it should.
     #[error(
-        "{} is damaged: {what}. `posthouse data verify` shows all damage; \
-         a backup, or the file as it was, brings it back", file.display()
+        "{} is damaged: {what}. `posthouse data verify` shows all damage, `posthouse data repair` \
+         what can be done about it; a backup, or the file as it was, brings it back",
+        file.display()
     )]
     Damaged {
         /// The file.
@@ -132,11 +135,24 @@ pub enum StoreError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A log does not open.
-    #[error(transparent)]
-    Log(#[from] posthouse_log::local::OpenError),
+    #[error("{}", log_error(.0))]
+    Log(#[from] OpenError),
     /// A log does not read.
     #[error(transparent)]
     Read(#[from] posthouse_log::ReadError),
+}
+
+/// Why a log does not open, and where the way out is if it is damaged.
+fn log_error(error: &OpenError) -> String {
+    let hint = match error {
+        OpenError::Corrupt { .. }
+        | OpenError::Missing { .. }
+        | OpenError::MissingSegment { .. } => {
+            "; `posthouse data repair` says what can be done without, and what that loses"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 impl StoreError {

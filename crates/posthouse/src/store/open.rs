@@ -325,7 +325,8 @@ fn remove_leftovers(
     Ok(())
 }
 
-fn replay<M: Machine>(
+/// Applies the frames of a log behind frame `after`.
+pub(super) fn replay<M: Machine>(
     machine: &mut M,
     reader: &impl LogReader,
     after: FrameNo,

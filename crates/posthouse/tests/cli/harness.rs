@@ -206,6 +206,14 @@ impl Node {
         Node { running, url, dir }
     }
 
+    /// What a node says that does not start on the data directory `data`.
+    pub fn refused_on(data: &Path) -> String {
+        let (mut running, line) = serve(data, "127.0.0.1:0", &[]);
+        assert_eq!(line, None, "it starts");
+        assert!(!running.wait().success());
+        running.stderr()
+    }
+
     /// Asks a node that is started on the data directory `data`, and stopped again.
     pub fn ask_on(data: &Path, args: &[&str]) -> Ended {
         let (mut running, url) = listening(data, &[]);
@@ -298,6 +306,13 @@ impl Node {
         self.running.signal(Signal::TERM);
         let status = self.running.wait();
         assert!(status.success(), "it said {}", self.running.stderr());
+        self.dir
+    }
+
+    /// Kills it, and leaves its directory.
+    pub fn kill(mut self) -> tempfile::TempDir {
+        self.running.signal(Signal::KILL);
+        assert!(!self.running.wait().success());
         self.dir
     }
 

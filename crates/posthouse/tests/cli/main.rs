@@ -8,5 +8,6 @@ mod groups;
 mod harness;
 mod local;
 mod publish;
+mod repair;
 mod topics;
 mod users;

@@ -2,6 +2,7 @@
 
 mod copy;
 mod dump;
+mod repair;
 mod stats;
 mod verify;
 
@@ -41,6 +42,9 @@ enum Command {
     /// Copy everything to a directory that a node can be started on, with a list that says what is
     /// in it; verified
     Backup(copy::Backup),
+    /// Say what keeps a node from starting, what can be done about it without a backup, and what
+    /// that loses
+    Repair(repair::Repairs),
     /// Move a store: copy everything to another directory
     Copy(copy::From),
 }
@@ -52,6 +56,7 @@ impl Data {
             Command::Verify => verify::run(&self.data, &mut out),
             Command::Dump(dump) => dump.run(&self.data, &mut out),
             Command::Stats => stats::run(&self.data, &mut out),
+            Command::Repair(repair) => repair.run(&self.data, &mut out),
             Command::Backup(backup) => backup.run(&self.data, &mut out),
             Command::Copy(copy) => copy.run(&mut out),
         }?;
