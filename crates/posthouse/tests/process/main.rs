@@ -13,6 +13,7 @@ mod bounds;
 mod crash;
 mod damage;
 mod disk;
+mod fixtures;
 mod hostile;
 mod refusal;
 mod stop;
