@@ -73,6 +73,9 @@ pub enum IdKind {
     Stored = 1,
     /// The sequence number of a message that was scheduled.
     Scheduled = 2,
+    /// The sequence number of the first message of a transaction: the id is that of the
+    /// transaction.
+    Transaction = 3,
 }
 
 /// The id of a message, for as long as it lives: through delays, retries, dead
@@ -149,6 +152,7 @@ impl MessageId {
         let kind = match (bits >> 120) & 0xf {
             1 => IdKind::Stored,
             2 => IdKind::Scheduled,
+            3 => IdKind::Transaction,
             _ => return Err(IdError::Foreign),
         };
         Ok(IdParts {
@@ -270,9 +274,10 @@ mod tests {
     }
 
     fn parts() -> impl Strategy<Value = IdParts> {
-        (any::<bool>(), 0u16..4096, any::<u32>(), 0..=MAX_POSITION).prop_map(
-            |(stored, shard, partition, number)| IdParts {
-                kind: if stored { IdKind::Stored } else { IdKind::Scheduled },
+        let kinds = vec![IdKind::Stored, IdKind::Scheduled, IdKind::Transaction];
+        (prop::sample::select(kinds), 0u16..4096, any::<u32>(), 0..=MAX_POSITION).prop_map(
+            |(kind, shard, partition, number)| IdParts {
+                kind,
                 shard: ShardId(shard),
                 partition: PartitionId(partition),
                 number,

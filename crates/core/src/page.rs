@@ -55,6 +55,8 @@ pub enum TableId {
     Hours = 9,
     /// The names of scheduled messages.
     Names = 10,
+    /// Transactions.
+    Transactions = 11,
     /// Topics of the catalog.
     Topics = 16,
     /// Groups of the catalog.
@@ -66,8 +68,19 @@ pub enum TableId {
 impl TableId {
     fn from_u8(value: u8) -> Option<TableId> {
         use TableId::*;
-        let of_a_shard =
-            [Globals, Partitions, Pairs, Windows, Groups, Dedupe, Spans, Times, Hours, Names];
+        let of_a_shard = [
+            Globals,
+            Partitions,
+            Pairs,
+            Windows,
+            Groups,
+            Dedupe,
+            Spans,
+            Times,
+            Hours,
+            Names,
+            Transactions,
+        ];
         let of_the_catalog = [Topics, GroupConfigs, Users];
         let mut all = of_a_shard.into_iter().chain(of_the_catalog);
         all.find(|table| *table as u8 == value)

@@ -8,6 +8,7 @@ use posthouse_core::catalog::{GroupConfig, Order, Retention, Subscription, Topic
 use posthouse_core::machine::Machine;
 use posthouse_core::queue::command::{GivenBack, Held, Target};
 use posthouse_core::queue::{Ask, Command};
+use posthouse_core::record::When;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -20,6 +21,9 @@ enum Op {
     Advance(u64),
     Purge(usize, u64),
     Seek(usize, u64),
+    Prepare(usize, usize, bool),
+    End(usize, bool),
+    Checks,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -32,6 +36,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1u64..3000).prop_map(Op::Advance),
         1 => (0usize..2, 0u64..20).prop_map(|(t, p)| Op::Purge(t, p)),
         1 => (0usize..2, 0u64..20).prop_map(|(g, p)| Op::Seek(g, p)),
+        2 => (0usize..2, 1usize..4, any::<bool>()).prop_map(|(t, n, l)| Op::Prepare(t, n, l)),
+        2 => (0usize..6, any::<bool>()).prop_map(|(n, commit)| Op::End(n, commit)),
+        1 => Just(Op::Checks),
     ]
 }
 
@@ -40,7 +47,12 @@ fn run(ops: &[Op], seals: &[bool], miss_percent: u64) -> (u64, Vec<(u64, u16, u6
     let mut world = World::new();
     world.store.miss_percent = miss_percent;
     let retention = Retention::Acknowledged { min_age_ms: 2000 };
-    let config = TopicConfig { retention, dedupe_window_ms: 5000, ..TopicConfig::default() };
+    let config = TopicConfig {
+        retention,
+        dedupe_window_ms: 5000,
+        check_after_ms: 900,
+        ..TopicConfig::default()
+    };
     let topics = ["a", "b"].map(|name| world.topic(name, config.clone()));
     let group = |filter: &str, order| GroupConfig {
         subscriptions: vec![Subscription { topic: "*".into(), filter: filter.into() }],
@@ -56,6 +68,7 @@ fn run(ops: &[Op], seals: &[bool], miss_percent: u64) -> (u64, Vec<(u64, u16, u6
     ];
     let mut seen = Vec::new();
     let mut receipts: Vec<Held> = Vec::new();
+    let mut transactions: Vec<u64> = Vec::new();
     let mut count = 0u64;
     for (op, seal) in ops.iter().zip(seals.iter().cycle()) {
         let pick = |n: usize| receipts.len().checked_sub(1 + n).map(|at| receipts[at]);
@@ -73,7 +86,8 @@ fn run(ops: &[Op], seals: &[bool], miss_percent: u64) -> (u64, Vec<(u64, u16, u6
                         }
                     })
                     .collect();
-                world.publish(&topics[*topic], 0, &messages).unwrap();
+                // One of them may have the publish id of a message that is prepared.
+                let _ = world.publish(&topics[*topic], 0, &messages);
             }
             Op::Receive(group, max) => {
                 let ask = Ask {
@@ -112,6 +126,26 @@ fn run(ops: &[Op], seals: &[bool], miss_percent: u64) -> (u64, Vec<(u64, u16, u6
                 let to = Target::Position(*position);
                 world.run(Command::Seek { group: groups[*group].id, partition, to });
             }
+            Op::Prepare(topic, n, later) => {
+                let message = |at: usize| Msg {
+                    dedupe: (at == 1).then(|| format!("{}", count % 7)),
+                    when: later.then_some(When::After(300)),
+                    ..Msg::of("same")
+                };
+                let messages = (0..*n).map(message).collect();
+                let lists = [(&*topics[*topic], messages), (&*topics[0], vec![Msg::of("same")])];
+                if let Ok(prepared) = world.prepare("shop", &lists) {
+                    transactions.push(prepared.first);
+                }
+            }
+            Op::End(n, is_commit) => {
+                if let Some(first) = transactions.iter().rev().nth(*n) {
+                    let ended = world.end(*first, *is_commit).unwrap().transaction;
+                    let placed = ended.parts[0].placed.unwrap_or(0);
+                    seen.push((placed, ended.checks, ended.decision.unwrap().number));
+                }
+            }
+            Op::Checks => seen.extend(world.checks("shop").iter().map(|(n, c)| (*n, *c, 0))),
         }
         world.due();
         if *seal {

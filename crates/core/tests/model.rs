@@ -23,6 +23,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Op {
     Publish { topic: usize, messages: Vec<(u8, u8, bool)> },
+    Transact { topic: usize, messages: Vec<(u8, u8, bool)>, nth: usize, is_commit: bool },
     Receive { group: usize, consumer: u8, max: usize, auto: bool },
     Drain { group: usize },
     Ack { nth: usize, count: usize },
@@ -42,7 +43,12 @@ fn op() -> impl Strategy<Value = Op> {
     let messages = prop::collection::vec((0u8..4, 0u8..4, prop::bool::weighted(0.2)), 1..6);
     let nth = 0usize..40;
     prop_oneof![
-        6 => (0usize..2, messages).prop_map(|(topic, messages)| Op::Publish { topic, messages }),
+        6 => (0usize..2, messages.clone())
+            .prop_map(|(topic, messages)| Op::Publish { topic, messages }),
+        2 => (0usize..2, messages, 0usize..3, any::<bool>())
+            .prop_map(|(topic, messages, nth, is_commit)| {
+                Op::Transact { topic, messages, nth, is_commit }
+            }),
         6 => (0usize..3, 0u8..3, 1usize..6, prop::bool::weighted(0.1))
             .prop_map(|(group, consumer, max, auto)| Op::Receive { group, consumer, max, auto }),
         1 => (0usize..3).prop_map(|group| Op::Drain { group }),
@@ -94,6 +100,8 @@ struct Model {
     /// Dead letters by group: the body of each, and whether it is still there.
     letters: BTreeMap<GroupId, Vec<(String, bool)>>,
     deliveries: Vec<Delivery>,
+    /// What is prepared: the number, the topic, the messages.
+    prepared: Vec<(u64, usize, Vec<Msg>)>,
 }
 
 const LEASE: u64 = 1000;
@@ -219,6 +227,9 @@ impl Test {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Publish { topic, messages } => self.publish(*topic, messages),
+            Op::Transact { topic, messages, nth, is_commit } => {
+                self.transact(*topic, messages, *nth, *is_commit);
+            }
             Op::Receive { group, consumer, max, auto } => {
                 self.receive(*group, *consumer, *max, *auto);
             }
@@ -261,26 +272,49 @@ impl Test {
         self.due();
     }
 
+    fn messages(&mut self, messages: &[(u8, u8, bool)]) -> Vec<Msg> {
+        let message = |(key, tag, ttl): &(u8, u8, bool)| {
+            self.count += 1;
+            Msg {
+                body: format!("m{}", self.count),
+                key: (*key > 0).then(|| format!("k{key}")),
+                tags: vec![format!("t{tag}")],
+                ttl_ms: ttl.then_some(700),
+                ..Msg::default()
+            }
+        };
+        messages.iter().map(message).collect()
+    }
+
     fn publish(&mut self, topic: usize, messages: &[(u8, u8, bool)]) {
-        let topic = self.topics[topic].clone();
-        let partition = topic.partitions[0].id;
-        let batch: Vec<Msg> = messages
-            .iter()
-            .map(|(key, tag, ttl)| {
-                self.count += 1;
-                Msg {
-                    body: format!("m{}", self.count),
-                    key: (*key > 0).then(|| format!("k{key}")),
-                    tags: vec![format!("t{tag}")],
-                    ttl_ms: ttl.then_some(700),
-                    ..Msg::default()
-                }
-            })
-            .collect();
-        let published = self.world.publish(&topic, 0, &batch).unwrap();
+        let batch = self.messages(messages);
+        let topic_of = self.topics[topic].clone();
+        let published = self.world.publish(&topic_of, 0, &batch).unwrap();
+        self.published(topic, published.first, batch);
+    }
+
+    /// Prepares messages, and decides about those prepared `nth` before them.
+    fn transact(&mut self, topic: usize, messages: &[(u8, u8, bool)], nth: usize, is_commit: bool) {
+        let batch = self.messages(messages);
+        let topic_of = self.topics[topic].clone();
+        let prepared = self.world.prepare("shop", &[(&topic_of, batch.clone())]).unwrap();
+        self.model.prepared.push((prepared.first, topic, batch));
+        let count = self.model.prepared.len();
+        if nth < count {
+            let (first, topic, batch) = self.model.prepared.remove(count - 1 - nth);
+            let ended = self.world.end(first, is_commit).unwrap().transaction;
+            if is_commit {
+                self.published(topic, ended.parts[0].placed.unwrap(), batch);
+            }
+        }
+        self.due();
+    }
+
+    fn published(&mut self, topic: usize, first: u64, batch: Vec<Msg>) {
+        let partition = self.topics[topic].partitions[0].id;
         let now = self.world.now.wall.0;
         let list = self.model.messages.get_mut(&partition).unwrap();
-        assert_eq!(published.first, list.len() as u64, "positions are dense");
+        assert_eq!(first, list.len() as u64, "positions are dense");
         list.extend(batch.into_iter().map(|m| Message {
             body: m.body,
             key: m.key,

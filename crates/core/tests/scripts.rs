@@ -19,7 +19,8 @@ use posthouse_core::catalog::{
 use posthouse_core::machine::Machine;
 use posthouse_core::name;
 use posthouse_core::queue::command::{GivenBack, Held, Reply, Settled, Target};
-use posthouse_core::queue::{Ask, Command, Delivery, MessageState};
+use posthouse_core::queue::{Ask, Command, Delivery, MessageState, Transaction};
+use posthouse_core::record::When;
 
 struct Script {
     world: World,
@@ -70,6 +71,22 @@ impl Script {
             "topic" => self.make_topic(&words),
             "group" => self.make_group(&words),
             "publish" => self.publish(&words),
+            "prepare" => self.prepare(&words),
+            "commit" => self.end(&words, true),
+            "rollback" => self.end(&words, false),
+            "checks" => {
+                let checks = self.world.checks(words.plain[0]);
+                self.world.due();
+                let said = checks.iter().map(|(of, check)| format!("{of}, check {check}\n"));
+                if checks.is_empty() { "nothing\n".into() } else { said.collect() }
+            }
+            "transactions" => self.transactions(),
+            "delete" => {
+                let partition = self.topic(words.plain[0]).partitions[0].id;
+                self.world.run(Command::Drop { partition });
+                self.world.due();
+                String::new()
+            }
             "receive" => self.receive(&words),
             "ack" => self.settle(&words, Command::Ack),
             "extend" => {
@@ -147,6 +164,12 @@ impl Script {
         if let Some(window) = words.number("dedupe") {
             config.dedupe_window_ms = window;
         }
+        if let Some(ms) = words.number("check_after") {
+            config.check_after_ms = ms;
+        }
+        if let Some(checks) = words.number("checks") {
+            config.checks = checks;
+        }
         self.world.topic(words.plain[0], config);
         String::new()
     }
@@ -182,28 +205,100 @@ impl Script {
         String::new()
     }
 
+    fn message(&mut self, word: &str) -> Msg {
+        let mut parts = word.split(':');
+        let mut message = Msg::of(parts.next().unwrap());
+        for part in parts {
+            let (name, value) = part.split_once('=').unwrap();
+            match name {
+                "key" => message.key = Some(value.into()),
+                "tag" => message.tags.push(value.into()),
+                "ttl" => message.ttl_ms = Some(value.parse().unwrap()),
+                "id" => message.dedupe = Some(value.into()),
+                "delay" => message.when = Some(When::After(value.parse().unwrap())),
+                "at" => {
+                    let ms: u64 = value.parse().unwrap();
+                    message.when = Some(When::At(UnixMs(T0 + ms)));
+                }
+                other => panic!("no part {other}"),
+            }
+        }
+        self.tags.insert(message.body.clone(), message.tags.clone());
+        message
+    }
+
+    /// `prepare shop a/one:key=k b/two:delay=500`: lists by topic, and whether they are to
+    /// come later.
+    fn prepare(&mut self, words: &Words<'_>) -> String {
+        let mut lists: Vec<(Arc<Topic>, Vec<Msg>)> = Vec::new();
+        for word in &words.plain[1..] {
+            let (topic, word) = word.split_once('/').unwrap();
+            let (topic, message) = (self.topic(topic), self.message(word));
+            match lists.last_mut() {
+                Some((last, messages))
+                    if last.id == topic.id
+                        && messages[0].when.is_some() == message.when.is_some() =>
+                {
+                    messages.push(message);
+                }
+                _ => lists.push((topic, vec![message])),
+            }
+        }
+        let lists: Vec<(&Topic, Vec<Msg>)> =
+            lists.iter().map(|(topic, messages)| (&**topic, messages.clone())).collect();
+        match self.world.prepare(words.plain[0], &lists) {
+            Ok(prepared) if prepared.is_duplicate => format!("known: {}\n", prepared.first),
+            Ok(prepared) => format!("{}\n", prepared.first),
+            Err(refusal) => format!("refused: {refusal}\n"),
+        }
+    }
+
+    fn end(&mut self, words: &Words<'_>, is_commit: bool) -> String {
+        let ended = self.world.end(words.plain[0].parse().unwrap(), is_commit);
+        self.world.due();
+        match ended {
+            Ok(ended) => {
+                let late = if ended.is_late { "before: " } else { "" };
+                format!("{late}{}", self.transaction(&ended.transaction))
+            }
+            Err(refusal) => format!("refused: {refusal}\n"),
+        }
+    }
+
+    fn transaction(&self, of: &Transaction) -> String {
+        let mut out = match of.decision {
+            None if of.is_parked => format!("{} is parked", of.first),
+            None => {
+                let next = of.next_check.0 - T0;
+                format!("{} of {}, {} checks, next at {next}", of.first, of.producer, of.checks)
+            }
+            Some(d) if d.is_commit => format!("{} is committed", of.first),
+            Some(_) => format!("{} is rolled back", of.first),
+        };
+        for part in &of.parts {
+            let topic = self.world.catalog.topic(part.topic).map_or("?", |topic| &topic.name);
+            write!(out, ", {} for {topic}", part.count).unwrap();
+            if let Some(position) = part.placed {
+                write!(out, " from {position} on").unwrap();
+            } else if part.is_later {
+                out += " later";
+            }
+        }
+        out + "\n"
+    }
+
+    fn transactions(&self) -> String {
+        let all = self.world.shard.transactions();
+        let (open, parked) = (all.open(), all.parked());
+        let mut out = format!("{open} open, {parked} parked, {} messages\n", all.messages());
+        all.iter(0).for_each(|of| out += &self.transaction(of));
+        out
+    }
+
     fn publish(&mut self, words: &Words<'_>) -> String {
         let (name, index) = words.plain[0].split_once('/').unwrap_or((words.plain[0], "0"));
         let topic = self.topic(name);
-        let messages: Vec<Msg> = words.plain[1..]
-            .iter()
-            .map(|word| {
-                let mut parts = word.split(':');
-                let mut message = Msg::of(parts.next().unwrap());
-                for part in parts {
-                    let (name, value) = part.split_once('=').unwrap();
-                    match name {
-                        "key" => message.key = Some(value.into()),
-                        "tag" => message.tags.push(value.into()),
-                        "ttl" => message.ttl_ms = Some(value.parse().unwrap()),
-                        "id" => message.dedupe = Some(value.into()),
-                        other => panic!("no part {other}"),
-                    }
-                }
-                self.tags.insert(message.body.clone(), message.tags.clone());
-                message
-            })
-            .collect();
+        let messages: Vec<Msg> = words.plain[1..].iter().map(|word| self.message(word)).collect();
         match self.world.publish(&topic, index.parse().unwrap(), &messages) {
             Ok(published) if published.duplicates.is_empty() => {
                 format!("at {}\n", published.first)

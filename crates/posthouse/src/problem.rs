@@ -407,6 +407,11 @@ impl From<Refusal> for Problem {
                 ),
             Refusal::NumbersExhausted => Problem::new(Kind::Exhausted, "numbers_exhausted", detail),
             Refusal::PartitionFull(_) => Problem::new(Kind::Exhausted, "partition_full", detail),
+            Refusal::NoTransaction => Problem::new(Kind::NotFound, "transaction_not_found", detail)
+                .with_hint(
+                    "what was decided is remembered for an hour, and of the last 65,536 \
+                     transactions of a shard",
+                ),
             Refusal::Gone => Problem::new(Kind::Conflict, "gone", detail),
         }
     }

@@ -30,6 +30,10 @@ pub mod bounds {
     pub const ATTEMPTS: u16 = 10_000;
     /// The longest retention: a hundred years.
     pub const RETENTION_MS: u64 = 100 * 366 * 86_400_000;
+    /// The shortest and the longest time to the first check of a transaction: 24 hours.
+    pub const CHECK_AFTER_MS: (u64, u64) = (100, 86_400_000);
+    /// The most checks of a transaction.
+    pub const CHECKS: u16 = 100;
     /// The longest window for publish ids: 7 days.
     pub const DEDUPE_MS: u64 = 7 * 86_400_000;
     /// The widest window of a group on a partition, in messages.
@@ -161,12 +165,21 @@ pub struct TopicConfig {
     /// What becomes of a message whose time to live has passed.
     #[serde(skip_serializing_if = "is_default")]
     pub expired: Expired,
+    /// How long after a transaction came in its producer is asked about it for the first
+    /// time, in milliseconds.
+    #[serde(skip_serializing_if = "is_default_check_after")]
+    pub check_after_ms: u64,
+    /// How often it is asked at most, before an operator has to decide.
+    #[serde(skip_serializing_if = "is_default_checks")]
+    pub checks: u16,
     /// How fast it may be published to.
     #[serde(skip_serializing_if = "is_default")]
     pub publish_quota: Quota,
 }
 
 const DEDUPE_WINDOW_MS: u64 = 600_000;
+const CHECK_AFTER_MS: u64 = 30_000;
+const CHECKS: u16 = 15;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -188,6 +201,14 @@ fn is_default_dedupe(value: &u64) -> bool {
     *value == DEDUPE_WINDOW_MS
 }
 
+fn is_default_check_after(value: &u64) -> bool {
+    *value == CHECK_AFTER_MS
+}
+
+fn is_default_checks(value: &u16) -> bool {
+    *value == CHECKS
+}
+
 impl Default for TopicConfig {
     fn default() -> Self {
         TopicConfig {
@@ -197,6 +218,8 @@ impl Default for TopicConfig {
             dedupe_window_ms: DEDUPE_WINDOW_MS,
             delays: true,
             expired: Expired::default(),
+            check_after_ms: CHECK_AFTER_MS,
+            checks: CHECKS,
             publish_quota: Quota::default(),
         }
     }
@@ -212,6 +235,8 @@ impl TopicConfig {
         let body = u64::from(self.max_message_bytes);
         range("max_message_bytes", body, 1, limits::BODY_BYTES as u64)?;
         range("dedupe_window", self.dedupe_window_ms, 0, bounds::DEDUPE_MS)?;
+        check_after(self.check_after_ms)?;
+        checks(self.checks)?;
         self.publish_quota.check()?;
         match &self.retention {
             Retention::Acknowledged { min_age_ms } => {
@@ -432,6 +457,23 @@ fn bad_name(field: &str, value: &str, error: &NameError) -> ConfigError {
 
 fn bad_filter(value: &str, error: &FilterError) -> ConfigError {
     ConfigError::new("subscriptions.filter", format!("{value:?}"), error.to_string())
+}
+
+/// Whether a transaction's first check can be so late.
+///
+/// # Errors
+/// If it is out of bounds.
+pub fn check_after(ms: u64) -> Result<(), ConfigError> {
+    let (least, most) = bounds::CHECK_AFTER_MS;
+    range("check_after", ms, least, most)
+}
+
+/// Whether a transaction can have so many checks.
+///
+/// # Errors
+/// If they are too many.
+pub fn checks(count: u16) -> Result<(), ConfigError> {
+    range("checks", count.into(), 0, bounds::CHECKS.into())
 }
 
 fn range(field: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {

@@ -80,6 +80,14 @@ impl Shard {
             Record::PurgeScheduled { partition, upto } => {
                 self.apply_purge_scheduled(*partition, *upto);
             }
+            Record::Prepare(prepare) => self.apply_prepare(prepare),
+            Record::Check { first, checks, next_check } => {
+                self.apply_check(*first, *checks, *next_check);
+            }
+            Record::Park { first } => self.apply_park(*first),
+            Record::Commit(commit) => self.apply_commit(commit),
+            Record::Rollback { first, at } => self.apply_rollback(*first, *at),
+            Record::ForgetDecisions { upto } => self.transactions.forget(&mut self.pager, *upto),
         }
     }
 

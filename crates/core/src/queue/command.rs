@@ -7,7 +7,7 @@ use posthouse_frame::BodyBuf;
 use crate::index::Found;
 use crate::message::DeadReason;
 use crate::record::{Draft, Pending, When};
-use crate::words::{Fence, GroupId, PartitionId, Position, ShardMs, TopicId, UnixMs};
+use crate::words::{Fence, GroupId, PartitionId, Position, Seq, ShardMs, TopicId, UnixMs};
 
 /// Messages for the end of one partition; now, or all of them later.
 #[derive(Clone, Debug, Default)]
@@ -241,6 +241,29 @@ pub enum Command {
         /// The partition.
         partition: PartitionId,
     },
+    /// To take messages in that come when that is decided, together or not at all.
+    Prepare(Preparation),
+    /// To let the messages of a transaction come.
+    Commit {
+        /// The number of its first message.
+        first: Seq,
+        /// Bytes of its bodies, as far as the asker knows: what this may put in the log.
+        bytes: u64,
+    },
+    /// To let the messages of a transaction go.
+    Rollback {
+        /// The number of its first message.
+        first: Seq,
+    },
+    /// To be told which transactions may be asked about, so that they are.
+    TakeChecks {
+        /// Whose.
+        producer: Arc<str>,
+        /// Of which topic; `None`: of all.
+        topic: Option<TopicId>,
+        /// At most so many.
+        most: usize,
+    },
     /// To note the digest of a snapshot.
     NoteSnapshot {
         /// The frame it stands behind.
@@ -261,6 +284,12 @@ pub enum Reply {
     Claimed(Vec<super::Delivery>),
     /// To a reschedule or a cancel: what became of each message.
     Later(Vec<LaterOutcome>),
+    /// To a prepare.
+    Prepared(Prepared),
+    /// To a commit or a rollback.
+    Ended(Ended),
+    /// To who asks for checks.
+    Checks(Vec<Check>),
     /// To a seek: where the group goes on.
     Position(Position),
     /// To a redrive or a purge: how many there were.
@@ -269,6 +298,50 @@ pub enum Reply {
     Done,
     /// Refused: nothing has changed.
     Refused(Refusal),
+}
+
+/// Messages to be prepared.
+#[derive(Clone, Debug, Default)]
+pub struct Preparation {
+    /// The messages. None has a name: what comes under a name takes another's place, and
+    /// that cannot wait.
+    pub batches: Vec<Batch>,
+    /// Who prepares them, and is asked about them.
+    pub producer: Arc<str>,
+    /// How long from now the producer is asked for the first time, in milliseconds;
+    /// `None`: as the topic of the first message says.
+    pub check_after_ms: Option<u64>,
+    /// How often it is asked at most; `None`: as that topic says.
+    pub checks: Option<u16>,
+}
+
+/// What became of a [`Preparation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The number of the first message: the transaction is known by it. Those of the
+    /// others follow.
+    pub first: Seq,
+    /// Whether it had come before under the same publish ids. What has become of it since
+    /// has to be asked for.
+    pub is_duplicate: bool,
+}
+
+/// What was decided about a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Whether that had been decided before, perhaps otherwise.
+    pub is_late: bool,
+    /// The transaction with the decision.
+    pub transaction: super::Transaction,
+}
+
+/// A transaction whose producer is asked about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The number of its first message.
+    pub first: Seq,
+    /// Which check it is, from 1.
+    pub check: u16,
 }
 
 /// What became of a batch.
@@ -391,6 +464,9 @@ pub enum Refusal {
     /// Every position of the partition has been given.
     #[error("partition {0} is full: it has given all of its positions")]
     PartitionFull(PartitionId),
+    /// There is no such transaction, or what was decided about it is forgotten.
+    #[error("no such transaction is known")]
+    NoTransaction,
     /// The message is not where it was.
     #[error("the message is not there any more")]
     Gone,

@@ -31,7 +31,7 @@ impl Shard {
     ///
     /// # Errors
     /// A [`Miss`] if a block is needed that is not in memory; nothing was written.
-    /// Publish, ack, nack and extend never miss.
+    /// Publish, prepare, rollback, ack, nack and extend never miss.
     pub fn decide(
         &self,
         command: &mut Command,
@@ -75,6 +75,12 @@ impl Shard {
             Command::Reschedule(items) => self.reschedule(items, now, out),
             Command::Cancel(items) => self.cancel(items, out),
             Command::PurgeScheduled { partition } => self.purge_scheduled(*partition, out),
+            Command::Prepare(what) => self.prepare(what, catalog, now, out),
+            Command::Commit { first, .. } => return self.commit(*first, chunks, now, out),
+            Command::Rollback { first } => self.rollback(*first, now, out),
+            Command::TakeChecks { producer, topic, most } => {
+                self.take_checks(producer, *topic, *most, now, out)
+            }
             Command::NoteSnapshot { frame, digest } => {
                 Record::Snapshot { frame: *frame, digest: *digest }.write(out);
                 Reply::Done
@@ -223,7 +229,9 @@ impl Shard {
         if let Some(before) = self.dedupe.get(topic, dedupe.id)
             && now.wall.since(before.at) < window_ms
         {
-            let is_same = before.digest == dedupe.digest;
+            // Nobody knows yet whether a prepared message will come.
+            let is_held = before.is_later && self.is_held(before.position);
+            let is_same = before.digest == dedupe.digest && !is_held;
             let (partition, position) = (before.partition, before.position);
             return Some((Before { partition, position, is_later: before.is_later }, is_same));
         }

@@ -5,11 +5,12 @@
 //! reaches.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use posthouse_frame::varint::{self, Cursor, Malformed};
 
 use crate::page::{Mark, PageId, Pager, TableId};
-use crate::words::{Lookup, PartitionId, Position, TopicId, UnixMs};
+use crate::words::{Lookup, PartitionId, Position, Seq, TopicId, UnixMs};
 
 /// How many publish ids a shard remembers at most.
 pub const CAPACITY: u64 = 1 << 20;
@@ -34,6 +35,17 @@ pub struct Remembered {
     /// When.
     pub at: UnixMs,
 }
+
+/// Stands where an item was that is no more.
+const NOTHING: Remembered = Remembered {
+    topic: TopicId(0),
+    id: 0,
+    digest: 0,
+    partition: PartitionId(0),
+    position: 0,
+    is_later: false,
+    at: UnixMs(0),
+};
 
 #[derive(Debug, Default)]
 struct Page {
@@ -134,6 +146,26 @@ impl Dedupe {
         }
     }
 
+    /// Forgets the ids of scheduled messages with numbers in `seqs`, whose last item came
+    /// before number `upto`: those messages are rolled back, and may come again.
+    pub fn revoke(&mut self, pager: &mut Pager, upto: u64, seqs: Range<Seq>) {
+        let count = seqs.end - seqs.start;
+        for number in upto.saturating_sub(count).max(self.first)..upto.min(self.next) {
+            let item = *self.item(number);
+            if !item.is_later || !seqs.contains(&item.position) {
+                continue;
+            }
+            if self.newest.get(&(item.topic, item.id)) == Some(&number) {
+                self.newest.remove(&(item.topic, item.id));
+            }
+            let (page_no, first) = (number / PER_PAGE, self.first);
+            let page = &mut self.pages[(page_no - first / PER_PAGE) as usize];
+            let Page { mark, items } = page;
+            pager.touch(mark, Self::name(page_no), |out| encode(items, page_no, first, out));
+            items[(number % PER_PAGE) as usize] = NOTHING;
+        }
+    }
+
     fn name(number: u64) -> PageId {
         PageId::of(TableId::Dedupe, number)
     }
@@ -168,21 +200,11 @@ impl Dedupe {
         let mut c = Cursor::new(bytes);
         let skipped = c.varint()?;
         let mut page = Page::default();
-        // Items before the first are no more: anything stands in their place.
-        let none = Remembered {
-            topic: TopicId(0),
-            id: 0,
-            digest: 0,
-            partition: PartitionId(0),
-            position: 0,
-            is_later: false,
-            at: UnixMs(0),
-        };
         let start = number * PER_PAGE;
         if skipped >= PER_PAGE || (!self.pages.is_empty() && (skipped > 0 || self.next != start)) {
             return Err(Malformed { at: 0 });
         }
-        page.items.resize(skipped as usize, none);
+        page.items.resize(skipped as usize, NOTHING);
         if self.pages.is_empty() {
             self.first = start + skipped;
         }
@@ -191,12 +213,14 @@ impl Dedupe {
             let mut item = Remembered {
                 topic: TopicId(c.varint_u32()?),
                 partition: PartitionId(c.varint_u32()?),
-                ..none
+                ..NOTHING
             };
             let place = c.varint()?;
             (item.position, item.is_later) = (place >> 1, place & 1 != 0);
             (item.at, item.id, item.digest) = (UnixMs(c.varint()?), c.u128()?, c.u64()?);
-            self.newest.insert((item.topic, item.id), self.next);
+            if item != NOTHING {
+                self.newest.insert((item.topic, item.id), self.next);
+            }
             page.items.push(item);
             self.next += 1;
         }
@@ -273,6 +297,28 @@ mod tests {
         ring.forget(&mut pager, 8501);
         assert_eq!(ring.get(TopicId(1), 1500), None);
         assert_eq!(ring.numbered(8501), Some(&item(8501)));
+    }
+
+    #[test]
+    fn ids_of_messages_that_are_rolled_back_are_forgotten_and_stay_so() {
+        let (mut ring, mut pager) = (Dedupe::with_capacity(2000), Pager::default());
+        let scheduled = |n: u64| Remembered { is_later: true, ..item(n) };
+        (0..600).for_each(|n| ring.push(&mut pager, scheduled(n)));
+        // One came again meanwhile, under another number.
+        ring.push(&mut pager, Remembered { position: 900, ..scheduled(503) });
+        ring.revoke(&mut pager, 514, 500..520);
+        let mut back = Dedupe::with_capacity(2000);
+        ring.pages(&mut |id, bytes| back.restore(id.number, bytes).unwrap());
+        for ring in [&ring, &back] {
+            let known = |id: u64| ring.get(TopicId(1), id.into()).map(|item| item.position);
+            assert_eq!([known(499), known(500), known(513)], [Some(499), None, None]);
+            assert_eq!([known(503), known(514)], [Some(900), Some(514)]);
+        }
+        assert_eq!(pages(&back), pages(&ring));
+        // What is not in the ring any more does not matter.
+        ring.forget(&mut pager, 550);
+        ring.revoke(&mut pager, 530, 520..530);
+        ring.revoke(&mut pager, 9_000, 0..10_000);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Whatever time makes true: scheduled messages that come, leases that end, attempts that are used up, messages
-//! that have been kept long enough, space that can be given back.
+//! that have been kept long enough, space that can be given back, transactions that nobody decides about.
 
 use posthouse_frame::FrameBuf;
 
@@ -17,7 +17,7 @@ use crate::words::{GroupId, Now, PartitionId, Position, Run, ShardMs, UnixMs};
 /// How much one call may do.
 #[derive(Clone, Copy, Debug)]
 pub struct DueBudget {
-    /// Leases to look at, and messages to bury.
+    /// Leases to look at, messages to bury, and transactions to look at.
     pub leases: usize,
     /// Partitions to look at.
     pub partitions: usize,
@@ -70,6 +70,7 @@ impl Shard {
         self.keep_house(catalog, chunks, now, budget.partitions, out, &mut due);
         self.sweep(chunks, budget.sweep, out, &mut due);
         self.forget_ids(catalog, now.wall, out);
+        due.more |= self.keep_transactions(now, budget.leases, out);
         due
     }
 
@@ -77,8 +78,9 @@ impl Shard {
     /// lease clock, and on the wall clock.
     pub fn next_deadline(&mut self) -> (Option<ShardMs>, Option<UnixMs>) {
         let date = self.dates.peek().map(|date| UnixMs(date.0.0));
-        let wall = date.into_iter().chain(self.schedule.deadline()).min();
-        (self.deadlines.first(), wall)
+        let (check, forget) = self.transactions.deadline();
+        let wall = date.into_iter().chain(self.schedule.deadline()).chain(forget).min();
+        (self.deadlines.first().into_iter().chain(check).min(), wall)
     }
 
     /// Whether [`Shard::due`] has something to do whatever the time.

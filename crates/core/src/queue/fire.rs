@@ -6,7 +6,7 @@ use super::{Due, Shard};
 use crate::chunk::Chunks;
 use crate::record::{CancelReason, Entries, FiredItem, List, Pending, Record};
 use crate::schedule::{Body, Extra, Item, Next, Way};
-use crate::words::{MAX_POSITION, Now, PartitionId};
+use crate::words::{MAX_POSITION, Now, PartitionId, Position};
 
 /// What one call has fired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +86,9 @@ impl Shard {
         // What is late goes first.
         items.sort_by_key(|item| (item.partition, item.key()));
         for of_one in items.chunk_by(|a, b| a.partition == b.partition) {
-            self.fire_into(of_one[0].partition, of_one, now, out);
+            let partition = of_one[0].partition;
+            let Some(row) = self.partition(partition) else { continue };
+            self.fire_into(partition, row.next, of_one, now, out);
         }
         for reason in [CancelReason::Purged, CancelReason::Dropped] {
             let items: Vec<Pending> =
@@ -110,8 +112,16 @@ impl Shard {
         }
     }
 
-    fn fire_into(&self, partition: PartitionId, items: &[Item], now: Now, out: &mut FrameBuf) {
-        let Some(row) = self.partition(partition) else { return };
+    /// Puts messages at the end of a partition, which is at position `first`. Bodies that
+    /// are in the log stay where they are.
+    pub(super) fn fire_into(
+        &self,
+        partition: PartitionId,
+        first: Position,
+        items: &[Item],
+        now: Now,
+        out: &mut FrameBuf,
+    ) {
         let here = items.iter().map(|item| match &item.body {
             Body::Sealed(bytes) => bytes.len(),
             _ => 0,
@@ -141,7 +151,7 @@ impl Shard {
         }
         Record::Fire {
             partition,
-            first: row.next,
+            first,
             at: now.wall,
             items: List::Slice(&placed),
             entries: Entries::Slice(&entries),

@@ -159,7 +159,7 @@ impl Shard {
         self.note_counters();
     }
 
-    fn note_counters(&mut self) {
+    pub(super) fn note_counters(&mut self) {
         let uncounted = self.schedule.hours.uncounted();
         let next = self.schedule.times.next();
         if (self.counters.uncounted, self.counters.seq_next) != (uncounted, next) {

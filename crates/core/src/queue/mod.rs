@@ -6,7 +6,7 @@
 //!                        apply                                      <- changes state
 //!                          |
 //! partitions, pairs (group x partition), groups, dedupe, spans, index,
-//! schedule                                                           <- views
+//! schedule, transactions                                             <- views
 //! ```
 //! `decide` does not change anything. `grant` and `due` change only what is derived
 //! (queues, cursors); what must survive changes in `apply` alone, which reads no
@@ -27,6 +27,8 @@ mod partition;
 mod query;
 mod snapshot;
 mod spans;
+mod transact;
+mod transaction;
 mod window;
 
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -44,6 +46,7 @@ pub use pair::Pair;
 pub use partition::Partition;
 pub use query::{MessageState, PairInfo, PartitionInfo};
 pub use spans::{SPAN_BYTES, Span};
+pub use transaction::{DECISIONS, Decision, KEPT_MS, Part, Transaction, Transactions};
 pub use window::{KEPT_REASON_BYTES, Slot};
 
 use crate::index::Index;
@@ -69,6 +72,7 @@ pub struct Shard {
     spans: Spans,
     index: Index,
     schedule: Schedule,
+    transactions: Transactions,
 
     // Derived.
     pair_of: Lookup<(GroupId, PartitionId), u32>,
@@ -107,17 +111,19 @@ struct Counters {
     seq_next: Seq,
     /// Scheduled messages that are in no hour: see [`crate::schedule::Hours`].
     uncounted: u64,
+    /// Transactions that were decided.
+    decisions: u64,
 }
 
 const COUNTERS: PageId = PageId { table: TableId::Globals, owner: 0, number: 0 };
 
 impl Counters {
-    fn values(&self) -> [u64; 4] {
-        [self.fence, self.dedupe_next, self.seq_next, self.uncounted]
+    fn values(&self) -> [u64; 5] {
+        [self.fence, self.dedupe_next, self.seq_next, self.uncounted, self.decisions]
     }
 
-    fn encode(values: [u64; 4], out: &mut Vec<u8>) {
-        if values != [0; 4] {
+    fn encode(values: [u64; 5], out: &mut Vec<u8>) {
+        if values != [0; 5] {
             values.into_iter().for_each(|value| varint::put(out, value));
         }
     }
@@ -134,8 +140,14 @@ impl Counters {
 
     fn decode(bytes: &[u8]) -> Result<Counters, Malformed> {
         let mut c = Cursor::new(bytes);
-        let (fence, dedupe_next, seq_next) = (c.varint()?, c.varint()?, c.varint()?);
-        Ok(Counters { mark: Mark::default(), fence, dedupe_next, seq_next, uncounted: c.varint()? })
+        Ok(Counters {
+            mark: Mark::default(),
+            fence: c.varint()?,
+            dedupe_next: c.varint()?,
+            seq_next: c.varint()?,
+            uncounted: c.varint()?,
+            decisions: c.varint()?,
+        })
     }
 }
 
@@ -153,6 +165,7 @@ impl Shard {
             spans: Spans::default(),
             index: Index::default(),
             schedule: Schedule::default(),
+            transactions: Transactions::default(),
             pair_of: Lookup::default(),
             free_pairs: BTreeSet::new(),
             next_pair: 0,
@@ -202,6 +215,11 @@ impl Shard {
     /// Messages that are not due yet, to freeze and to put runs in place.
     pub fn schedule_mut(&mut self) -> &mut Schedule {
         &mut self.schedule
+    }
+
+    /// Messages that wait for a decision.
+    pub fn transactions(&self) -> &Transactions {
+        &self.transactions
     }
 
     /// A partition.

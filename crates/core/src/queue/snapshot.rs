@@ -47,6 +47,7 @@ impl Machine for Shard {
                 TableId::Times => self.schedule.times.capture(pager, id),
                 TableId::Hours => self.schedule.hours.capture(pager, id),
                 TableId::Names => self.schedule.names.capture(pager, id),
+                TableId::Transactions => self.transactions.capture(pager, id),
                 table => unreachable!("a shard has no table {table:?}"),
             }
         }
@@ -68,6 +69,7 @@ impl Machine for Shard {
         self.dedupe.touch_all(pager);
         self.spans.touch_all(pager);
         self.schedule.touch_all(pager);
+        self.transactions.touch_all(pager);
     }
 
     fn restore_page(&mut self, id: PageId, bytes: &[u8]) -> Result<(), Malformed> {
@@ -85,6 +87,7 @@ impl Machine for Shard {
             TableId::Times => self.schedule.times.restore(id.number, bytes)?,
             TableId::Hours => self.schedule.hours.restore(id, bytes)?,
             TableId::Names => self.schedule.names.restore(id, bytes)?,
+            TableId::Transactions => self.transactions.restore(id, bytes)?,
             _ => return Err(Malformed { at: 0 }),
         }
         Ok(())
@@ -93,6 +96,7 @@ impl Machine for Shard {
     fn restored(&mut self) {
         self.dedupe.resume(self.counters.dedupe_next);
         self.schedule.resume(self.counters.seq_next, self.counters.uncounted);
+        self.transactions.restored();
         let pairs: Vec<u32> = self.pairs.iter().map(|(number, _)| number).collect();
         self.next_pair = pairs.last().map_or(0, |last| last + 1);
         self.free_pairs = (0..self.next_pair).filter(|n| pairs.binary_search(n).is_err()).collect();
@@ -139,6 +143,7 @@ impl Machine for Shard {
         self.schedule.times.pages(&mut add);
         self.schedule.hours.pages(&mut add);
         self.schedule.names.pages(&mut add);
+        self.transactions.pages(&mut add);
         digest
     }
 }

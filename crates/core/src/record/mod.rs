@@ -12,17 +12,20 @@
 //! from bytes.
 
 mod lists;
+mod place;
 mod publish;
+mod transaction;
 
 pub use lists::{
     AgainRun, Chained, DueAt, FiredItem, Freed, Keys, List, ListItem, Pending, Rescheduled,
 };
+pub use place::{Place, PlaceReason};
 pub use publish::{Draft, Entries, Entry, EntryDedupe, Later, NameTaken, Tags, When};
+pub use transaction::{Commit, Prepare, PreparedPart};
 
 use posthouse_frame::varint::{self, Cursor, Malformed};
-use posthouse_frame::{BodyRef, FrameBuf, FrameNo};
+use posthouse_frame::{FrameBuf, FrameNo};
 
-use crate::ident::MessageId;
 use crate::words::{Fence, GroupId, PartitionId, Position, Run, Seq, ShardMs, TopicId, UnixMs};
 
 /// The newest reader this build is: frames that ask for more are refused.
@@ -232,6 +235,36 @@ pub enum Record<'a> {
         /// The first number that this is not about.
         upto: Seq,
     },
+    /// A transaction is prepared: the messages before it wait for a decision.
+    Prepare(Prepare<'a>),
+    /// The producer of a transaction is asked about it, or would have been.
+    Check {
+        /// The number of its first message.
+        first: Seq,
+        /// How often that has been now.
+        checks: u16,
+        /// When it may be asked again.
+        next_check: ShardMs,
+    },
+    /// Nobody is asked about a transaction any more: an operator decides.
+    Park {
+        /// The number of its first message.
+        first: Seq,
+    },
+    /// A transaction is committed: its messages have come, or will.
+    Commit(Commit<'a>),
+    /// A transaction is rolled back: its messages will not come.
+    Rollback {
+        /// The number of its first message.
+        first: Seq,
+        /// When.
+        at: UnixMs,
+    },
+    /// What was decided about the oldest transactions is forgotten.
+    ForgetDecisions {
+        /// The first decision that is kept, counted from 0.
+        upto: u64,
+    },
 }
 
 /// A grant: see [`Record::Grant`].
@@ -263,37 +296,6 @@ impl Grant<'_> {
     pub fn is_auto_ack(&self) -> bool {
         self.visible_at.0 == 0
     }
-}
-
-/// A message placed by the system: see [`Record::Place`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Place<'a> {
-    /// The partition it is put in.
-    pub partition: PartitionId,
-    /// Its position there.
-    pub position: Position,
-    /// When.
-    pub at: UnixMs,
-    /// Why.
-    pub reason: PlaceReason,
-    /// The id it was published under, and keeps.
-    pub id: MessageId,
-    /// The body: in this frame or in an earlier one.
-    pub body: BodyRef,
-    /// What the index holds of it.
-    pub entry: Entry<'a>,
-    /// The group that is done with the message at its old place, and that place.
-    pub source: Option<(GroupId, PartitionId, Position)>,
-}
-
-/// Why a message was placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PlaceReason {
-    /// It is a dead letter.
-    Dead = 1,
-    /// It was a dead letter, and gets another chance.
-    Redriven = 2,
 }
 
 /// Why a group is done with messages that nobody got.
@@ -381,6 +383,12 @@ mod kind {
     pub(super) const RESCHEDULE: u8 = 21;
     pub(super) const CANCEL: u8 = 22;
     pub(super) const PURGE_SCHEDULED: u8 = 23;
+    pub(super) const PREPARE: u8 = 33;
+    pub(super) const CHECK: u8 = 34;
+    pub(super) const PARK: u8 = 35;
+    pub(super) const COMMIT: u8 = 36;
+    pub(super) const ROLLBACK: u8 = 37;
+    pub(super) const FORGET_DECISIONS: u8 = 38;
 }
 
 impl Record<'_> {
@@ -414,6 +422,12 @@ impl Record<'_> {
             Record::Reschedule { .. } => kind::RESCHEDULE,
             Record::Cancel { .. } => kind::CANCEL,
             Record::PurgeScheduled { .. } => kind::PURGE_SCHEDULED,
+            Record::Prepare(_) => kind::PREPARE,
+            Record::Check { .. } => kind::CHECK,
+            Record::Park { .. } => kind::PARK,
+            Record::Commit(_) => kind::COMMIT,
+            Record::Rollback { .. } => kind::ROLLBACK,
+            Record::ForgetDecisions { .. } => kind::FORGET_DECISIONS,
         }
     }
 
@@ -492,6 +506,14 @@ impl Record<'_> {
             Record::PurgeScheduled { partition, upto } => {
                 put_all(out, &[partition.0.into(), *upto]);
             }
+            Record::Prepare(prepare) => prepare.payload(out),
+            Record::Check { first, checks, next_check } => {
+                put_all(out, &[*first, (*checks).into(), next_check.0]);
+            }
+            Record::Park { first } => varint::put(out, *first),
+            Record::Commit(commit) => commit.payload(out),
+            Record::Rollback { first, at } => put_all(out, &[*first, at.0]),
+            Record::ForgetDecisions { upto } => varint::put(out, *upto),
         }
     }
 }
@@ -528,51 +550,6 @@ impl Grant<'_> {
             keys: List::read(c)?,
             again: List::read(c)?,
         })
-    }
-}
-
-impl Place<'_> {
-    fn payload(&self, out: &mut Vec<u8>) {
-        put_all(out, &[self.partition.0.into(), self.position, self.at.0]);
-        out.push(self.reason as u8);
-        out.extend_from_slice(&self.id.to_bits().to_le_bytes());
-        put_all(out, &[self.body.frame.0, self.body.at.into()]);
-        Entries::Slice(std::slice::from_ref(&self.entry)).encode(out);
-        match self.source {
-            None => out.push(0),
-            Some((group, partition, position)) => {
-                out.push(1);
-                put_all(out, &[group.0.into(), partition.0.into(), position]);
-            }
-        }
-    }
-
-    fn read<'a>(c: &mut Cursor<'a>) -> Result<Place<'a>, RecordError> {
-        const BAD: RecordError = RecordError::Value { kind: kind::PLACE };
-        let (partition, position, at) =
-            (PartitionId(c.varint_u32()?), c.varint()?, UnixMs(c.varint()?));
-        let reason = match c.u8()? {
-            1 => PlaceReason::Dead,
-            2 => PlaceReason::Redriven,
-            _ => return Err(BAD),
-        };
-        let id = MessageId::from_bits(c.u128()?);
-        let (frame, body_at) = (FrameNo(c.varint()?), c.varint_u32()?);
-        let entries = Entries::read(c)?;
-        let entry = match (entries.iter().next(), entries.len()) {
-            (Some(entry), 1) => entry,
-            _ => return Err(BAD),
-        };
-        let source = match c.u8()? {
-            0 => None,
-            1 => {
-                let (group, partition) = pair(c)?;
-                Some((group, partition, c.varint()?))
-            }
-            _ => return Err(BAD),
-        };
-        let body = BodyRef { frame, at: body_at, len: entry.len };
-        Ok(Place { partition, position, at, reason, id, body, entry, source })
     }
 }
 
@@ -618,7 +595,7 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, RecordError> {
             let (at, body_at) = (UnixMs(c.varint()?), c.varint_u32()?);
             Record::Publish { partition, first, at, body_at, entries: Entries::read(c)? }
         }
-        kind::PLACE => Record::Place(Place::read(c)?),
+        kind::PLACE => Record::Place(Place::read(kind, c)?),
         kind::ATTACH => {
             let (group, partition) = pair(c)?;
             Record::Attach { group, partition, floor: c.varint()? }
@@ -719,6 +696,16 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, RecordError> {
         kind::PURGE_SCHEDULED => {
             Record::PurgeScheduled { partition: PartitionId(c.varint_u32()?), upto: c.varint()? }
         }
+        kind::PREPARE => Record::Prepare(Prepare::read(kind, c)?),
+        kind::CHECK => {
+            let first = c.varint()?;
+            let checks = u16::try_from(c.varint()?).map_err(|_| RecordError::Value { kind })?;
+            Record::Check { first, checks, next_check: ShardMs(c.varint()?) }
+        }
+        kind::PARK => Record::Park { first: c.varint()? },
+        kind::COMMIT => Record::Commit(Commit::read(c)?),
+        kind::ROLLBACK => Record::Rollback { first: c.varint()?, at: UnixMs(c.varint()?) },
+        kind::FORGET_DECISIONS => Record::ForgetDecisions { upto: c.varint()? },
         _ => return Err(RecordError::Kind(kind)),
     };
     if !inner.is_empty() {

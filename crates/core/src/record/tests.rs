@@ -1,4 +1,6 @@
 use super::*;
+use crate::ident::MessageId;
+use posthouse_frame::BodyRef;
 use proptest::prelude::*;
 
 fn samples() -> Vec<Record<'static>> {
@@ -25,6 +27,10 @@ fn samples() -> Vec<Record<'static>> {
     const MOVED: &[Rescheduled] = &[
         Rescheduled { of: MANY[0], due: UnixMs(9) },
         Rescheduled { of: MANY[1], due: UnixMs(1 << 43) },
+    ];
+    const PARTS: &[PreparedPart] = &[
+        PreparedPart { partition: PartitionId(u32::MAX), count: 3, is_later: false },
+        PreparedPart { partition: PartitionId(1), count: 2, is_later: true },
     ];
     let (group, partition) = (GroupId(u32::MAX), PartitionId(4));
     let grant = Grant {
@@ -110,6 +116,27 @@ fn samples() -> Vec<Record<'static>> {
         Record::Reschedule { items: List::Slice(MOVED) },
         Record::Cancel { why: CancelReason::Replaced, items: List::Slice(MANY) },
         Record::PurgeScheduled { partition, upto: 1 << 40 },
+        Record::Prepare(Prepare {
+            first: 1 << 47,
+            at: UnixMs(1 << 40),
+            next_check: ShardMs(1 << 43),
+            check_after_ms: 30_000,
+            most_checks: u16::MAX,
+            bytes: 1 << 33,
+            producer: "büro",
+            parts: List::Slice(PARTS),
+            when: List::Slice(&[When::At(UnixMs(1 << 43)), When::After(5)]),
+        }),
+        Record::Check { first: 7, checks: 15, next_check: ShardMs(1 << 43) },
+        Record::Park { first: 1 << 47 },
+        Record::Commit(Commit {
+            first: 3,
+            at: UnixMs(1 << 40),
+            placed: List::Slice(RUNS),
+            due: List::Slice(&[DueAt(UnixMs(1 << 43)), DueAt(UnixMs(3))]),
+        }),
+        Record::Rollback { first: 1 << 47, at: UnixMs(9) },
+        Record::ForgetDecisions { upto: 1 << 40 },
     ]
 }
 
@@ -129,7 +156,7 @@ fn every_kind_comes_back_as_it_was_written() {
     assert_eq!(read, records);
     assert_eq!(written(&read), meta, "what was read is written the same");
     let kinds: std::collections::BTreeSet<u8> = records.iter().map(Record::kind).collect();
-    assert_eq!(kinds, (1..=23).collect(), "a kind has no sample");
+    assert_eq!(kinds, (1..=23).chain(33..=38).collect(), "a kind has no sample");
 }
 
 #[test]
@@ -170,7 +197,7 @@ fn a_thousand_plain_messages_cost_a_byte_or_two_each() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), first in 1u8..=23) {
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), first in 1u8..=40) {
         let mut meta = vec![first];
         varint::put_bytes(&mut meta, &bytes);
         for record in Records::new(&meta).flatten() {

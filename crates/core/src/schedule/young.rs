@@ -55,6 +55,9 @@ pub(super) fn seqs(entries: &[Young]) -> Range<Seq> {
 #[derive(Debug, Default)]
 pub struct YoungOnes {
     active: Vec<Young>,
+    /// Where in `active` the entries with a body are: in the order of their numbers, as
+    /// they came.
+    with_body: Vec<u32>,
     /// No entry of `active` is due earlier.
     least: Option<UnixMs>,
     sorted: Vec<Arc<Sorted>>,
@@ -71,6 +74,9 @@ impl YoungOnes {
         self.least = Some(self.least.map_or(entry.due, |least| least.min(entry.due)));
         self.bytes += EACH_BYTES + if entry.extra.is_some() { 96 } else { 0 };
         self.body_bytes += entry.body().map_or(0, |body| body.len as usize);
+        if entry.body().is_some() {
+            self.with_body.push(self.active.len() as u32);
+        }
         self.active.push(entry);
         if self.active.len() >= most { self.sort(times) } else { None }
     }
@@ -79,6 +85,7 @@ impl YoungOnes {
     /// moved again.
     fn sort(&mut self, times: &Times) -> Option<Arc<Sorted>> {
         let mut entries = std::mem::take(&mut self.active);
+        self.with_body.clear();
         entries.retain(|entry| match entry.body() {
             // Its time may have changed, but its body is here.
             Some(_) => times.is_pending(entry.seq),
@@ -142,8 +149,9 @@ impl YoungOnes {
     pub fn find(&self, key: Key) -> Option<&Young> {
         let sorted = self.runs().find_map(|run| run.find(key));
         sorted.or_else(|| {
-            let mut active = self.active.iter();
-            active.find(|entry| entry.key() == key && entry.body().is_some())
+            let entry = |at: &u32| &self.active[*at as usize];
+            let at = self.with_body.partition_point(|at| entry(at).seq < key.1);
+            self.with_body.get(at).map(entry).filter(|entry| entry.key() == key)
         })
     }
 }

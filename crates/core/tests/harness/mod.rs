@@ -14,11 +14,13 @@ use posthouse_core::ident::Secret;
 use posthouse_core::index::{Found, TagSet, block};
 use posthouse_core::machine::Machine;
 use posthouse_core::page::PageId;
-use posthouse_core::queue::command::{Batch, Copied, Held, Published, Refusal, Reply, Target};
+use posthouse_core::queue::command::{
+    Batch, Copied, Ended, Held, Preparation, Prepared, Published, Refusal, Reply, Target,
+};
 use posthouse_core::queue::{Ask, Command, Delivery, Due, DueBudget, Granted, Shard};
 use posthouse_core::record::{Draft, EntryDedupe, Later, NameTaken, When};
 use posthouse_core::schedule::{Body, Freeze, Item, Limits, Run, run};
-use posthouse_core::{GroupId, Now, PartitionId, Position, ShardId, ShardMs, TopicId, UnixMs};
+use posthouse_core::{GroupId, Now, PartitionId, Position, Seq, ShardId, ShardMs, TopicId, UnixMs};
 use posthouse_frame::{BodyBuf, BodyRef, Frame, FrameBuf, FrameNo, body};
 
 /// Blocks of chunks. A part of the questions for a block is answered with a miss;
@@ -214,6 +216,9 @@ impl World {
                     let may = !matches!(
                         command,
                         Command::Publish { .. }
+                            | Command::Prepare(_)
+                            | Command::Rollback { .. }
+                            | Command::TakeChecks { .. }
                             | Command::Ack(_)
                             | Command::Nack(_)
                             | Command::Extend { .. }
@@ -267,6 +272,48 @@ impl World {
         match self.run(Command::Publish { batches: vec![batch], apart: false }) {
             Reply::Published(mut published) => Ok(published.remove(0)),
             Reply::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Prepares messages, each list for the first partition of a topic. Returns the number
+    /// of the transaction, and whether it had come before.
+    pub fn prepare(
+        &mut self,
+        producer: &str,
+        lists: &[(&Topic, Vec<Msg>)],
+    ) -> Result<Prepared, Refusal> {
+        let batch = |(topic, messages): &(&Topic, Vec<Msg>)| {
+            self.batch(topic.partitions[0].id, topic.id, messages)
+        };
+        let batches = lists.iter().map(batch).collect();
+        let what = Preparation { batches, producer: producer.into(), ..Preparation::default() };
+        match self.run(Command::Prepare(what)) {
+            Reply::Prepared(prepared) => Ok(prepared),
+            Reply::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Commits a transaction, or rolls it back.
+    pub fn end(&mut self, first: Seq, is_commit: bool) -> Result<Ended, Refusal> {
+        let command = match is_commit {
+            true => Command::Commit { first, bytes: 0 },
+            false => Command::Rollback { first },
+        };
+        match self.run(command) {
+            Reply::Ended(ended) => Ok(ended),
+            Reply::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What a producer is asked about now: numbers of transactions, and which check it is.
+    pub fn checks(&mut self, producer: &str) -> Vec<(Seq, u16)> {
+        let producer = producer.into();
+        let take = Command::TakeChecks { producer, topic: None, most: 100 };
+        match self.run(take) {
+            Reply::Checks(checks) => checks.iter().map(|c| (c.first, c.check)).collect(),
             other => panic!("{other:?}"),
         }
     }

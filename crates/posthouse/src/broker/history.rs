@@ -58,7 +58,9 @@ pub enum What {
         /// Why.
         why: &'static str,
     },
-    /// Its time had come.
+    /// It came in with a transaction, and waited for the decision.
+    Prepared,
+    /// Its time had come, or its transaction was committed.
     Fired,
     /// A consumer got it.
     Granted {
@@ -108,6 +110,7 @@ impl What {
     pub fn name(&self) -> &'static str {
         match self {
             What::Published => "published",
+            What::Prepared => "prepared",
             What::Scheduled { .. } => "scheduled",
             What::Rescheduled { .. } => "rescheduled",
             What::Cancelled { .. } => "cancelled",
@@ -171,6 +174,11 @@ impl Trail {
                 ) =>
             {
                 (None, What::Published)
+            }
+            Record::Schedule { first, due, held: true, .. }
+                if self.is_one_of(*first, due.len()) =>
+            {
+                (None, What::Prepared)
             }
             Record::Schedule { first, due, .. } if self.is_one_of(*first, due.len()) => {
                 let index = self.seq.map_or(0, |seq| seq - first) as usize;
@@ -308,6 +316,7 @@ impl Broker {
                 let seq = Some(parts.number);
                 (FrameNo(1), Trail { places: BTreeSet::new(), seq, events: Vec::new() })
             }
+            IdKind::Transaction => return Err(Problem::no_message(id)),
         };
         let (from, trail) = trail;
         let scanned = tokio::task::spawn_blocking(move || scan(&reader, from, trail)).await;

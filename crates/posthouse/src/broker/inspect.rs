@@ -360,6 +360,7 @@ impl Broker {
                     })
                     .await?
             }
+            IdKind::Transaction => None,
         };
         let position = found.as_ref().map_or(position, |found| found.position);
         let Some(found) = found else {

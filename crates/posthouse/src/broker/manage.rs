@@ -60,6 +60,10 @@ pub struct TopicPatch {
     pub delays: Option<bool>,
     /// See [`TopicConfig::expired`].
     pub expired: Option<Expired>,
+    /// See [`TopicConfig::check_after_ms`].
+    pub check_after_ms: Option<u64>,
+    /// See [`TopicConfig::checks`].
+    pub checks: Option<u16>,
     /// See [`TopicConfig::publish_quota`].
     pub publish_quota: Option<Quota>,
 }
@@ -74,6 +78,8 @@ impl TopicPatch {
             dedupe_window_ms: self.dedupe_window_ms.unwrap_or(base.dedupe_window_ms),
             delays: self.delays.unwrap_or(base.delays),
             expired: self.expired.unwrap_or(base.expired),
+            check_after_ms: self.check_after_ms.unwrap_or(base.check_after_ms),
+            checks: self.checks.unwrap_or(base.checks),
             publish_quota: self.publish_quota.unwrap_or(base.publish_quota),
         }
     }

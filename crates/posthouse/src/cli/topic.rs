@@ -111,6 +111,13 @@ struct Config {
     /// Whether messages whose time to live has passed become dead letters
     #[arg(long, value_name = "BOOL")]
     bury_expired: Option<bool>,
+    /// How long after it was prepared a producer is asked about a transaction for the first
+    /// time
+    #[arg(long, value_name = "DURATION", value_parser = units::duration_ms)]
+    check_after: Option<u64>,
+    /// How often it is asked at most, before an operator has to decide
+    #[arg(long, value_name = "N")]
+    checks: Option<u32>,
     #[command(flatten)]
     quota: QuotaArgs,
 }
@@ -133,6 +140,8 @@ impl Config {
             dedupe_window: self.dedupe_window.map(Duration),
             delays: self.delays,
             bury_expired: self.bury_expired,
+            check_after: self.check_after.map(Duration),
+            checks: self.checks,
             publish_quota: self.quota.into_json(),
         }
     }

@@ -30,6 +30,14 @@ pub struct TopicConfig {
     /// that was not done with it. It is passed over by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bury_expired: Option<bool>,
+    /// How long after a transaction was prepared its producer is asked about it for the first
+    /// time: 30 s by default. The intervals between the next ones grow from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_after: Option<Duration>,
+    /// How often the producer is asked at most, before an operator has to decide: 15 by
+    /// default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checks: Option<u32>,
     /// How fast it may be published to; `{}` takes limits away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish_quota: Option<PublishQuota>,
@@ -156,6 +164,8 @@ impl TopicConfig {
             dedupe_window_ms: self.dedupe_window.map(|window| window.0),
             delays: self.delays,
             bury_expired: self.bury_expired,
+            check_after_ms: self.check_after.map(|after| after.0),
+            checks: self.checks,
             publish_quota: self.publish_quota.map(Into::into),
         })
     }
@@ -218,6 +228,8 @@ impl From<proto::Topic> for Topic {
                 dedupe_window: config.dedupe_window_ms.map(Duration),
                 delays: config.delays,
                 bury_expired: config.bury_expired,
+                check_after: config.check_after_ms.map(Duration),
+                checks: config.checks,
                 publish_quota: config.publish_quota.map(Into::into),
             },
             created_at: Time(topic.created_at_ms),

@@ -723,7 +723,7 @@ impl<L: Log> Engine<L> {
         metrics::add(&self.metrics.expired, self.shard.take_expired());
         let m = &self.metrics;
         let schedule = self.shard.schedule();
-        metrics::set(&m.scheduled, schedule.pending());
+        m.stand(schedule.pending(), self.shard.transactions());
         metrics::set(&m.overdue_ms, schedule.overdue_ms(now.wall));
         metrics::set(&m.runs, schedule.runs().len() as u64);
         metrics::set(&m.gated, self.gate.len() as u64);
@@ -760,6 +760,7 @@ impl<L: Log> Engine<L> {
                     _ => {}
                 }
             }
+            (_, Reply::Prepared(_) | Reply::Ended(_) | Reply::Checks(_)) => m.transacted(reply),
             (Command::Bury { burial, .. }, Reply::Position(_)) => {
                 metrics::add(&m.buried, 1);
                 let is_expired = burial.reason == DeadReason::Expired;

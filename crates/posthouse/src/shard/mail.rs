@@ -6,7 +6,7 @@ use bytes::Bytes;
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::chunk::Miss;
 use posthouse_core::queue::Shard;
-use posthouse_core::queue::command::{Claim, Command, Reply};
+use posthouse_core::queue::command::{Batch, Claim, Command, Reply};
 use posthouse_core::{GroupId, Now, PartitionId, Position};
 use tokio::sync::oneshot;
 
@@ -77,8 +77,10 @@ impl Mail {
                 | Command::Nack(_)
                 | Command::Extend { .. }
                 | Command::Cancel(_)
-                | Command::Reschedule(_) => 0,
-                Command::Publish { .. } => 3,
+                | Command::Reschedule(_)
+                | Command::Commit { .. }
+                | Command::Rollback { .. } => 0,
+                Command::Publish { .. } | Command::Prepare(_) => 3,
                 _ => 2,
             },
             Mail::Fetched { .. }
@@ -98,14 +100,19 @@ impl Mail {
     pub fn cost(&self) -> usize {
         const ITEM: usize = 64;
         let Mail::Command { command, .. } = self else { return ITEM };
+        let taken_in = |batches: &[Batch]| -> usize {
+            let of = |batch: &Batch| {
+                let tags: usize = batch.drafts.iter().map(|d| d.tags.as_slice().len()).sum();
+                batch.bodies.len() + batch.drafts.len() * ITEM + tags * 8 + ITEM
+            };
+            batches.iter().map(of).sum()
+        };
         match command {
-            Command::Publish { batches, .. } => batches
-                .iter()
-                .map(|batch| {
-                    let tags: usize = batch.drafts.iter().map(|d| d.tags.as_slice().len()).sum();
-                    batch.bodies.len() + batch.drafts.len() * ITEM + tags * 8 + ITEM
-                })
-                .sum(),
+            Command::Publish { batches, .. } => taken_in(batches),
+            Command::Prepare(what) => taken_in(&what.batches) + what.producer.len() + ITEM,
+            // Bodies that are in the log no more are written again.
+            Command::Commit { bytes, .. } => *bytes as usize + ITEM,
+            Command::TakeChecks { most, .. } => most * 32 + ITEM,
             Command::Ack(held) | Command::Extend { held, .. } => held.len() * 16 + ITEM,
             Command::Nack(given) => {
                 given.iter().map(|given| given.reason.len() + ITEM).sum::<usize>() + ITEM

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use posthouse_core::queue::Fired;
+use posthouse_core::queue::command::Reply;
+use posthouse_core::queue::{Fired, Transactions};
 
 /// A figure as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,14 @@ figures! {
     counter rescheduled: "Scheduled messages moved to another time.";
     counter cancelled: "Scheduled messages called back.";
     counter schedule_dropped: "Scheduled messages that did not come, because they were purged or their topic had gone.";
+    gauge transactions_open: "Transactions that wait for a decision.";
+    gauge transactions_parked: "Those of them about which nobody is asked any more: an operator has to decide.";
+    gauge prepared_messages: "Messages of transactions that wait for a decision.";
+    gauge prepared_bytes: "Bytes of their sealed bodies.";
+    counter transactions_prepared: "Transactions prepared.";
+    counter transactions_committed: "Transactions committed.";
+    counter transactions_rolled_back: "Transactions rolled back.";
+    counter transaction_checks: "Times that a producer was asked about a transaction.";
     gauge gated: "Outputs that wait for a frame to be durable.";
     gauge waiting: "Consumers that wait for a message.";
     gauge parked: "Commands that wait for a block of a chunk.";
@@ -92,6 +101,37 @@ figures! {
 }
 
 impl ShardMetrics {
+    /// Notes how many messages are to come, `pending` with those that wait for a decision;
+    /// and how many transactions those are.
+    pub fn stand(&self, pending: u64, transactions: &Transactions) {
+        set(&self.scheduled, pending - transactions.messages());
+        set(&self.transactions_open, transactions.open());
+        set(&self.transactions_parked, transactions.parked());
+        set(&self.prepared_messages, transactions.messages());
+        set(&self.prepared_bytes, transactions.bytes());
+    }
+
+    /// Counts what was done about transactions.
+    pub fn transacted(&self, reply: &Reply) {
+        match reply {
+            Reply::Prepared(prepared) if !prepared.is_duplicate => {
+                add(&self.transactions_prepared, 1);
+            }
+            Reply::Checks(checks) => add(&self.transaction_checks, checks.len() as u64),
+            Reply::Ended(ended) if !ended.is_late => {
+                let of = &ended.transaction;
+                if of.decision.is_some_and(|decision| decision.is_commit) {
+                    add(&self.transactions_committed, 1);
+                    let placed = of.parts.iter().filter(|part| part.placed.is_some());
+                    add(&self.published, placed.map(|part| part.count).sum());
+                } else {
+                    add(&self.transactions_rolled_back, 1);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Counts scheduled messages that have come.
     pub fn fired(&self, fired: &Fired) {
         if *fired == Fired::default() {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use posthouse_core::catalog::Catalog;
 use posthouse_core::message;
 use posthouse_core::record::{
-    CancelReason, Entries, Grant, List, ListItem, Pending, Place, PlaceReason, Record, RecordError,
-    Records, Rescheduled, SkipReason, TrimReason,
+    CancelReason, Entries, Grant, List, ListItem, Pending, Place, PlaceReason, Prepare,
+    PreparedPart, Record, RecordError, Records, Rescheduled, SkipReason, TrimReason, When,
 };
 use posthouse_core::{GroupId, PartitionId, Run};
 use posthouse_frame::varint::Cursor;
@@ -298,11 +298,50 @@ impl Names<'_> {
                 fields(json!({ "why": why, "messages": cancelled }))
             }
             Record::PurgeScheduled { upto, .. } => fields(json!({ "upto_number": upto })),
+            Record::Prepare(prepare) => self.prepared(prepare),
+            Record::Check { first, checks, next_check } => fields(
+                json!({ "transaction": first, "checks": checks, "next_check_ms": next_check.0 }),
+            ),
+            Record::Park { first } => fields(json!({ "transaction": first })),
+            Record::Commit(commit) => fields(json!({
+                "transaction": commit.first,
+                "at": units::show_time(commit.at.0),
+                "positions": runs(&commit.placed),
+                "due_ms": commit.due.iter().map(|due| due.0.0).collect::<Vec<u64>>(),
+            })),
+            Record::Rollback { first, at } => {
+                fields(json!({ "transaction": first, "at": units::show_time(at.0) }))
+            }
+            Record::ForgetDecisions { upto } => fields(json!({ "upto": upto })),
             Record::Snapshot { frame, digest } => {
                 fields(json!({ "frame": frame.0, "digest": format!("{digest:016x}") }))
             }
         });
         out
+    }
+
+    fn prepared(&self, prepare: &Prepare<'_>) -> Fields {
+        let part = |part: PreparedPart| {
+            let mut out = self.partition(part.partition);
+            out.insert("count".into(), part.count.into());
+            out.insert("later".into(), part.is_later.into());
+            out
+        };
+        let when = |when: When| match when {
+            When::At(at) => json!({ "at_ms": at.0 }),
+            When::After(ms) => json!({ "after_ms": ms }),
+        };
+        fields(json!({
+            "transaction": prepare.first,
+            "at": units::show_time(prepare.at.0),
+            "producer": prepare.producer,
+            "next_check_ms": prepare.next_check.0,
+            "check_after_ms": prepare.check_after_ms,
+            "checks": prepare.most_checks,
+            "bytes": prepare.bytes,
+            "parts": prepare.parts.iter().map(part).collect::<Vec<Fields>>(),
+            "due": prepare.when.iter().map(when).collect::<Vec<Value>>(),
+        }))
     }
 
     fn place(&self, place: &Place<'_>, bodies: &Bodies<'_>) -> Fields {
@@ -392,6 +431,12 @@ fn name_of(record: &Record<'_>) -> &'static str {
         Record::Reschedule { .. } => "reschedule",
         Record::Cancel { .. } => "cancel",
         Record::PurgeScheduled { .. } => "purge_scheduled",
+        Record::Prepare(_) => "prepare",
+        Record::Check { .. } => "check",
+        Record::Park { .. } => "park",
+        Record::Commit(_) => "commit",
+        Record::Rollback { .. } => "rollback",
+        Record::ForgetDecisions { .. } => "forget_decisions",
     }
 }
 
@@ -418,7 +463,14 @@ fn partition_of(record: &Record<'_>) -> Option<PartitionId> {
         Record::Grant(grant) => Some(grant.partition),
         Record::Reschedule { items } => single(items.iter().map(|item| item.of.partition)),
         Record::Cancel { items, .. } => single(items.iter().map(|item| item.partition)),
-        Record::Forget { .. } | Record::Snapshot { .. } => None,
+        Record::Prepare(prepare) => single(prepare.parts.iter().map(|part| part.partition)),
+        Record::Forget { .. }
+        | Record::Snapshot { .. }
+        | Record::Check { .. }
+        | Record::Park { .. }
+        | Record::Commit(_)
+        | Record::Rollback { .. }
+        | Record::ForgetDecisions { .. } => None,
     }
 }
 

@@ -187,6 +187,7 @@ pub(in crate::doors) fn event(event: &Event) -> proto::HistoryEvent {
         | What::Extended
         | What::Acked
         | What::Chained
+        | What::Prepared
         | What::Dead
         | What::Redriven => {}
     }
@@ -209,6 +210,8 @@ pub(in crate::doors) fn topic_patch(
             true => catalog::Expired::DeadLetter,
             false => catalog::Expired::Drop,
         }),
+        check_after_ms: config.check_after_ms,
+        checks: config.checks.map(checks).transpose()?,
         publish_quota: config.publish_quota.map(quota),
     })
 }
@@ -221,6 +224,12 @@ pub(in crate::doors) fn quota(quota: proto::PublishQuota) -> catalog::Quota {
 fn quota_out(quota: catalog::Quota) -> Option<proto::PublishQuota> {
     let catalog::Quota { messages_per_s, bytes_per_s } = quota;
     (!quota.is_none()).then_some(proto::PublishQuota { messages_per_s, bytes_per_s })
+}
+
+/// How often a producer is asked about a transaction at most.
+pub(in crate::doors) fn checks(checks: u32) -> Result<u16, Problem> {
+    let limit = format!("at most {}", catalog::config::bounds::CHECKS);
+    u16::try_from(checks).map_err(|_| Problem::invalid("checks", checks, limit))
 }
 
 fn retention(retention: proto::Retention) -> Option<catalog::Retention> {
@@ -271,6 +280,8 @@ pub(in crate::doors) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> p
             dedupe_window_ms: Some(config.dedupe_window_ms),
             delays: Some(config.delays),
             bury_expired: Some(config.expired == catalog::Expired::DeadLetter),
+            check_after_ms: Some(config.check_after_ms),
+            checks: Some(config.checks.into()),
             publish_quota: quota_out(config.publish_quota),
         }),
         created_at_ms: topic.created_at.0,
