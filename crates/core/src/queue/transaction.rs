@@ -251,6 +251,9 @@ impl Row for Transaction {
     }
 }
 
+/// Rows by a time.
+type Agenda = BTreeSet<(ShardMs, u32)>;
+
 /// All transactions of a shard that are open, and those that were decided lately.
 #[derive(Debug, Default)]
 pub struct Transactions {
@@ -262,9 +265,9 @@ pub struct Transactions {
     free: BTreeSet<u32>,
     next: u32,
     /// Open ones that are not parked, by their deadline.
-    agenda: BTreeSet<(ShardMs, u32)>,
+    agenda: Agenda,
     /// The same by who is asked, and when that may be.
-    asked: BTreeMap<(Arc<str>, TopicId), BTreeSet<(ShardMs, u32)>>,
+    asked: BTreeMap<(Arc<str>, TopicId), Agenda>,
     /// Decided ones, the oldest decision first.
     decided: VecDeque<u32>,
     parked: u64,
