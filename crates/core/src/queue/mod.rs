@@ -124,7 +124,9 @@ impl Counters {
 
     fn encode(values: [u64; 5], out: &mut Vec<u8>) {
         if values != [0; 5] {
-            values.into_iter().for_each(|value| varint::put(out, value));
+            // The last one came later: while there is none the page is as it always was.
+            let count = if values[4] == 0 { 4 } else { 5 };
+            values[..count].iter().for_each(|value| varint::put(out, *value));
         }
     }
 
@@ -146,7 +148,7 @@ impl Counters {
             dedupe_next: c.varint()?,
             seq_next: c.varint()?,
             uncounted: c.varint()?,
-            decisions: c.varint()?,
+            decisions: if c.is_empty() { 0 } else { c.varint()? },
         })
     }
 }
