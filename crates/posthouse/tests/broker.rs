@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use posthouse::broker::consume::{Outcome, Receive, Verdict};
@@ -184,4 +185,37 @@ async fn snapshots_and_old_segments_come_and_go_under_load_and_nothing_is_lost()
     let got = receive(&broker, "g", 10, 1000).await;
     assert_eq!(got.iter().map(|m| m.0.as_str()).collect::<Vec<_>>(), ["last"]);
     stop(broker).await;
+}
+
+/// A consumer that went away while its messages were on their way to it kept them, unseen,
+/// until their leases ended.
+#[tokio::test]
+async fn what_was_granted_to_somebody_who_has_gone_comes_to_the_next_at_once() {
+    for shards in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start_with(dir.path(), |options| options.shards = Some(shards)).await;
+        publish(&broker, "orders", &["before"]).await;
+        let lease = GroupPatch { lease_ms: Some(600_000), ..group(&["orders"]) };
+        broker.put_group(&ANYONE, "billing", lease).await.unwrap();
+        let (first, ..) = &receive(&broker, "billing", 1, 5_000).await[0];
+        assert_eq!(first, "before");
+        let ask = Receive { wait: Duration::from_secs(60), ..Receive::default() };
+        {
+            let mut gone = Box::pin(broker.receive(&ANYONE, "billing", &ask));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(gone.as_mut().poll(&mut context).is_pending());
+            publish(&broker, "orders", &["meanwhile"]).await;
+            let of = broker.group_for(&ANYONE, "billing").unwrap();
+            let granted = async {
+                while broker.group_stats(&of).await.unwrap().sum(|info| info.in_flight) < 2 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), granted).await.expect("it is granted");
+        }
+        let next = receive(&broker, "billing", 1, 20_000).await;
+        let (body, attempt, _) = &next[0];
+        assert_eq!((body.as_str(), *attempt), ("meanwhile", 2), "{shards} shards");
+        stop(broker).await;
+    }
 }

@@ -14,8 +14,13 @@ use crate::problem::{Kind, Problem};
 pub enum Caller {
     /// Nobody has said. Enough as long as no user is defined.
     Anyone,
-    /// A user, known by a token.
-    User(Arc<User>),
+    /// A user, as it was when the token was shown.
+    User {
+        /// The user.
+        user: Arc<User>,
+        /// The hash of the token.
+        token: Arc<str>,
+    },
     /// The node itself.
     Node,
 }
@@ -45,21 +50,34 @@ impl Caller {
     pub fn identify(catalog: &Catalog, token: Option<&str>) -> Result<Caller, Problem> {
         match token {
             _ if is_open(catalog) => Ok(Caller::Anyone),
+            None => Err(no_token()),
+            Some(token) => Caller::of_hash(catalog, &token_hash(token)),
+        }
+    }
+
+    fn of_hash(catalog: &Catalog, hash: &str) -> Result<Caller, Problem> {
+        match catalog.user_by_token(hash) {
+            Some(user) => Ok(Caller::User { user: user.clone(), token: hash.into() }),
             None => Err(Problem::new(
                 Kind::Unauthenticated,
                 "unauthenticated",
-                "this node has users, and the request shows no token",
+                "the token belongs to no user of this node",
             )
-            .with_hint("send `Authorization: Bearer TOKEN`; `posthouse user token` makes one")),
-            Some(token) => match catalog.user_by_token(&token_hash(token)) {
-                Some(user) => Ok(Caller::User(user.clone())),
-                None => Err(Problem::new(
-                    Kind::Unauthenticated,
-                    "unauthenticated",
-                    "the token belongs to no user of this node",
-                )
-                .with_hint("it may have been revoked; `posthouse user token` makes a new one")),
-            },
+            .with_hint("it may have been revoked; `posthouse user token` makes a new one")),
+        }
+    }
+
+    /// The same caller as it is now: for whoever was let in a while ago and stays, like
+    /// a stream.
+    ///
+    /// # Errors
+    /// If the token was revoked, or the node has users now and there was none.
+    pub fn again(&self, catalog: &Catalog) -> Result<Caller, Problem> {
+        match self {
+            Caller::Node => Ok(Caller::Node),
+            _ if is_open(catalog) => Ok(Caller::Anyone),
+            Caller::Anyone => Err(no_token()),
+            Caller::User { token, .. } => Caller::of_hash(catalog, token),
         }
     }
 
@@ -67,7 +85,7 @@ impl Caller {
     pub fn name(&self) -> &str {
         match self {
             Caller::Anyone => "anyone",
-            Caller::User(user) => &user.name,
+            Caller::User { user, .. } => &user.name,
             Caller::Node => "the node",
         }
     }
@@ -75,7 +93,7 @@ impl Caller {
     /// The user, if it is one.
     pub fn user(&self) -> Option<&Arc<User>> {
         match self {
-            Caller::User(user) => Some(user),
+            Caller::User { user, .. } => Some(user),
             Caller::Anyone | Caller::Node => None,
         }
     }
@@ -84,7 +102,7 @@ impl Caller {
     pub fn may(&self, action: Action, on: On<'_>) -> bool {
         match self {
             Caller::Anyone | Caller::Node => true,
-            Caller::User(user) => allows(&user.config, action, on),
+            Caller::User { user, .. } => allows(&user.config, action, on),
         }
     }
 
@@ -110,6 +128,12 @@ impl Caller {
         Err(Problem::new(Kind::Forbidden, "forbidden", detail)
             .with_hint("someone who may manage this node can grant it"))
     }
+}
+
+fn no_token() -> Problem {
+    let detail = "this node has users, and the request shows no token";
+    Problem::new(Kind::Unauthenticated, "unauthenticated", detail)
+        .with_hint("send `Authorization: Bearer TOKEN`; `posthouse user token` makes one")
 }
 
 /// Whether anyone may do anything: there is nobody yet who may manage the node and has a
@@ -153,7 +177,7 @@ mod tests {
 
     fn user(actions: &[Action], topics: &[&str], groups: &[&str]) -> Caller {
         let texts = |texts: &[&str]| texts.iter().map(|t| t.to_string()).collect();
-        Caller::User(Arc::new(User {
+        let user = Arc::new(User {
             id: 1,
             name: "shop".into(),
             created_at: UnixMs(0),
@@ -165,7 +189,8 @@ mod tests {
                 }],
                 ..UserConfig::default()
             },
-        }))
+        });
+        Caller::User { user, token: "".into() }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
 use crate::shard::attend::places;
 use crate::shard::mail::Mail;
+use crate::shard::mailbox::Mailbox;
 use crate::shard::waiters::{Ticket, Waiter};
 
 /// How long a group of one consumer that asked for its own copy of everything stays
@@ -231,8 +232,9 @@ impl Broker {
         let (shard, deliveries) = match self.shards.as_slice() {
             [only] => {
                 let (tx, rx) = oneshot::channel();
+                let mut answer = Answer { rx, mailbox: &only.mailbox };
                 self.ask_shard(only.id, waiter(Ticket::default(), tx))?;
-                (only.id, rx.await.map_err(|_| Problem::stopping())??)
+                (only.id, (&mut answer.rx).await.map_err(|_| Problem::stopping())??)
             }
             _ => self.ask_all(waiter).await?,
         };
@@ -254,8 +256,8 @@ impl Broker {
         for shard in &self.shards {
             let (tx, rx) = oneshot::channel();
             self.ask_shard(shard.id, waiter(ticket.clone(), tx))?;
-            let id = shard.id;
-            answers.push(async move { (id, rx.await) });
+            let mut answer = Answer { rx, mailbox: &shard.mailbox };
+            answers.push(async move { (shard.id, (&mut answer.rx).await) });
         }
         let mut nothing = (self.shards[0].id, Vec::new());
         while let Some((shard, answer)) = answers.next().await {
@@ -276,7 +278,10 @@ impl Broker {
         shard: ShardId,
         deliveries: Vec<Delivery>,
     ) -> Result<Vec<Received>, Problem> {
-        let bodies = self.shard(shard)?.bodies.read(places(&deliveries)).await;
+        let of = self.shard(shard)?;
+        let granted = Granted { deliveries, mailbox: &of.mailbox };
+        let bodies = of.bodies.read(places(&granted.deliveries)).await;
+        let deliveries = granted.take();
         let mut received = Vec::with_capacity(deliveries.len());
         let mut broken = None;
         for (delivery, body) in deliveries.into_iter().zip(bodies) {
@@ -366,6 +371,24 @@ impl Broker {
         Ok(outcomes.into_iter().flatten().collect())
     }
 
+    /// Takes messages back that were received for somebody who is gone, by their receipts.
+    pub fn give_back<'a>(&self, receipts: impl Iterator<Item = &'a str>) {
+        for receipt in receipts {
+            let Ok(of) = Receipt::open(receipt, &self.secret) else { continue };
+            let held = Held {
+                group: of.group,
+                partition: of.partition,
+                position: of.position,
+                fence: of.fence,
+            };
+            let Ok(shard) = self.shard(of.shard) else { continue };
+            if let Some(mail) = Mail::take_back([held]) {
+                // A closed box: their leases end on their own.
+                let _ = shard.mailbox.send(mail.class(), mail);
+            }
+        }
+    }
+
     fn open_receipt(&self, group: &Group, receipt: &str) -> Result<(ShardId, Held), Problem> {
         let receipt = Receipt::open(receipt, &self.secret)?;
         let is_ours = receipt.group == group.id || {
@@ -426,6 +449,44 @@ impl Broker {
             rest = others;
         }
         Ok(())
+    }
+}
+
+/// Waits for what a shard grants. Whoever asks may go away meanwhile: then what was
+/// granted goes back, and nobody waits until its lease ends.
+struct Answer<'a> {
+    rx: oneshot::Receiver<Result<Vec<Delivery>, Problem>>,
+    mailbox: &'a Mailbox<Mail>,
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        // From here on the shard sees that nobody is there.
+        self.rx.close();
+        if let Ok(Ok(deliveries)) = self.rx.try_recv() {
+            drop(Granted { deliveries, mailbox: self.mailbox });
+        }
+    }
+}
+
+/// Messages on their way to whoever asked. They go back if it has gone away.
+struct Granted<'a> {
+    deliveries: Vec<Delivery>,
+    mailbox: &'a Mailbox<Mail>,
+}
+
+impl Granted<'_> {
+    fn take(mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        if let Some(mail) = Mail::give_back(&self.deliveries) {
+            // A closed box: their leases end on their own.
+            let _ = self.mailbox.send(mail.class(), mail);
+        }
     }
 }
 

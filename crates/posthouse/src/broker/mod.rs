@@ -109,6 +109,8 @@ pub struct Broker {
     /// When a group that goes by itself was last asked for.
     seen: Mutex<HashMap<GroupId, Instant>>,
     space: Arc<space::SpaceGuard>,
+    /// Changes of users come one after the other: each looks at all of them first.
+    user_changes: Arc<tokio::sync::Mutex<()>>,
     is_stopping: AtomicBool,
     /// Rung when the node has failed and must end.
     failure: Arc<Failure>,
@@ -205,6 +207,14 @@ impl Broker {
     /// If users are defined and the token belongs to none.
     pub fn identify(&self, token: Option<&str>) -> Result<Caller, Problem> {
         Caller::identify(&self.catalog(), token)
+    }
+
+    /// The caller as it is now: see [`Caller::again`].
+    ///
+    /// # Errors
+    /// If the caller may not be here any more.
+    pub fn identify_again(&self, caller: &Caller) -> Result<Caller, Problem> {
+        caller.again(&self.catalog())
     }
 
     fn shard(&self, id: ShardId) -> Result<&ShardHandle, Problem> {

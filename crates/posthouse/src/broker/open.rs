@@ -47,6 +47,9 @@ pub struct BrokerOptions {
     /// Whether topics and groups are made on first use; `None`: while no user is
     /// defined.
     pub auto_create: Option<bool>,
+    /// Whether somebody must always be left who may manage the node and has a token,
+    /// because anyone could reach it.
+    pub keeps_manager: bool,
     /// Bytes of the disk that are kept free; `None`: see [`SpaceGuard`].
     pub disk_reserve: Option<u64>,
     /// The most topics and groups.
@@ -65,6 +68,7 @@ impl BrokerOptions {
             segment_bytes: 64 << 20,
             memory: 512 << 20,
             auto_create: None,
+            keeps_manager: false,
             disk_reserve: None,
             limits: CatalogLimits::default(),
             snapshot_log_bytes: 512 << 20,
@@ -226,6 +230,7 @@ impl Broker {
             turn: AtomicU64::new(0),
             seen: Mutex::default(),
             space: Arc::new(space),
+            user_changes: Arc::default(),
             is_stopping: AtomicBool::new(false),
             failure,
             threads: Mutex::new(Some(threads)),

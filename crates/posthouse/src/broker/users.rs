@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::{Command, Reply};
 use posthouse_core::catalog::{AccessGrant, Action, Quota, Token, User, UserConfig};
+use tokio::sync::OwnedMutexGuard;
 
 use super::access::{is_manager, is_open, token_hash};
 use super::{Broker, Caller, On};
@@ -51,6 +52,7 @@ impl Broker {
         quota: Option<Quota>,
     ) -> Result<Arc<User>, Problem> {
         caller.check(Action::Manage, On::Node)?;
+        let turn = self.turn_of_users().await;
         let known = self.catalog().user_named(name).map(|user| user.config.clone());
         let base = match known {
             Some(config) => config,
@@ -64,12 +66,38 @@ impl Broker {
         let publish_quota = quota.unwrap_or(base.publish_quota);
         let config = UserConfig { grants, publish_quota, ..base };
         self.check_managers(name, Some(&config))?;
-        self.set_user(name, config).await
+        self.set_user(turn, name, config).await
     }
 
-    async fn set_user(&self, name: &str, config: UserConfig) -> Result<Arc<User>, Problem> {
+    /// Waits for the changes of users that are under way. Whoever looks at users and
+    /// then changes one holds it until the change can be seen: else two could each take
+    /// away what the other has found, and bring back a token that was revoked.
+    async fn turn_of_users(&self) -> OwnedMutexGuard<()> {
+        self.user_changes.clone().lock_owned().await
+    }
+
+    /// Changes users. It goes on, and keeps its turn, if whoever asked goes away.
+    async fn change_users(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        command: Command,
+    ) -> Result<Reply, Problem> {
+        let directory = self.directory.clone();
+        let changing = tokio::spawn(async move {
+            let _turn = turn;
+            directory.meta(command).await
+        });
+        changing.await.unwrap_or_else(|error| Err(Problem::internal(error.to_string())))
+    }
+
+    async fn set_user(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        name: &str,
+        config: UserConfig,
+    ) -> Result<Arc<User>, Problem> {
         let put = Command::PutUser { name: name.into(), config };
-        match self.directory.meta(put).await? {
+        match self.change_users(turn, put).await? {
             Reply::User(user, _) => Ok(user),
             other => Err(Problem::internal(format!("a user was answered by {other:?}"))),
         }
@@ -77,14 +105,16 @@ impl Broker {
 
     /// Once somebody can manage the node, somebody must be left who can, with user `name`
     /// as `config` says (`None`: gone): else it would be open again, or locked. Only with
-    /// the last user gone it is open on purpose.
+    /// the last user gone it is open on purpose, and not even then where anyone could
+    /// reach it.
     fn check_managers(&self, name: &str, config: Option<&UserConfig>) -> Result<(), Problem> {
         let catalog = self.catalog();
         if is_open(&catalog) || config.is_some_and(is_manager) {
             return Ok(());
         }
         let mut others = catalog.users().filter(|user| *user.name != *name).peekable();
-        let nobody = others.peek().is_none() && config.is_none();
+        let is_last = others.peek().is_none() && config.is_none();
+        let nobody = is_last && !self.options.keeps_manager;
         if nobody || others.any(|user| is_manager(&user.config)) {
             return Ok(());
         }
@@ -101,8 +131,9 @@ impl Broker {
     /// See [`Problem`].
     pub async fn delete_user(&self, caller: &Caller, name: &str) -> Result<(), Problem> {
         caller.check(Action::Manage, On::Node)?;
+        let turn = self.turn_of_users().await;
         self.check_managers(name, None)?;
-        self.directory.meta(Command::DeleteUser { name: name.into() }).await.map(drop)
+        self.change_users(turn, Command::DeleteUser { name: name.into() }).await.map(drop)
     }
 
     /// Makes a token for a user. It is returned here, and never shown again: only its
@@ -118,6 +149,7 @@ impl Broker {
     ) -> Result<String, Problem> {
         caller.check(Action::Manage, On::Node)?;
         posthouse_core::name::check(token)?;
+        let turn = self.turn_of_users().await;
         let mut config = self.user(caller, user)?.config.clone();
         if config.tokens.iter().any(|known| known.name == token) {
             let detail = format!("user {user:?} has a token {token:?} already");
@@ -133,7 +165,7 @@ impl Broker {
             sha256: token_hash(&text),
             created_at: UnixMs(wall_ms()),
         });
-        self.set_user(user, config).await?;
+        self.set_user(turn, user, config).await?;
         Ok(text)
     }
 
@@ -148,6 +180,7 @@ impl Broker {
         token: &str,
     ) -> Result<(), Problem> {
         caller.check(Action::Manage, On::Node)?;
+        let turn = self.turn_of_users().await;
         let mut config = self.user(caller, user)?.config.clone();
         let before = config.tokens.len();
         config.tokens.retain(|known| known.name != token);
@@ -156,7 +189,7 @@ impl Broker {
             return Err(Problem::new(Kind::NotFound, "token_not_found", detail));
         }
         self.check_managers(user, Some(&config))?;
-        self.set_user(user, config).await.map(drop)
+        self.set_user(turn, user, config).await.map(drop)
     }
 }
 

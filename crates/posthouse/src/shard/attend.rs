@@ -35,6 +35,8 @@ pub enum Effect {
     Bury(Box<Burial>),
     /// A step of a snapshot.
     Snapshot(SnapshotStep),
+    /// Mail that the loop leaves for itself.
+    Send(Mail),
 }
 
 /// How long to wait after something could not be read.
@@ -132,6 +134,7 @@ impl<R: LogReader> Attendant<R> {
         while let Some(effect) = effects.recv().await {
             match effect {
                 Effect::Snapshot(step) => drop(self.snapshots.send(step)),
+                Effect::Send(mail) => self.send(mail),
                 Effect::Fetch(miss) => drop(tokio::spawn(self.clone().fetch(miss))),
                 Effect::Judge(peek, waiter) => {
                     drop(tokio::spawn(self.clone().judge(peek, waiter)));

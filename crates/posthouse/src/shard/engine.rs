@@ -107,7 +107,12 @@ impl Output {
     fn leave(self, effects: &mut VecDeque<Effect>) {
         match self {
             Output::Reply(tx, reply) => drop(tx.send(Ok(reply))),
-            Output::Delivered(waiter, deliveries) => drop(waiter.tx.send(Ok(deliveries))),
+            Output::Delivered(waiter, deliveries) => {
+                // Nobody is to have messages who went away while their grant was on its way.
+                if let Err(Ok(deliveries)) = waiter.tx.send(Ok(deliveries)) {
+                    effects.extend(Mail::give_back(&deliveries).map(Effect::Send));
+                }
+            }
             Output::Answer(question) => question.answer(),
             Output::Refused(mail, problem) => mail.refuse(problem),
             Output::Effect(effect) => effects.push_back(effect),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::chunk::Miss;
-use posthouse_core::queue::Shard;
-use posthouse_core::queue::command::{Batch, Claim, Command, Reply};
+use posthouse_core::queue::command::{Batch, Claim, Command, GivenBack, Held, Reply};
+use posthouse_core::queue::{Delivery, Shard};
 use posthouse_core::{GroupId, Now, PartitionId, Position};
 use tokio::sync::oneshot;
 
@@ -125,6 +125,32 @@ impl Mail {
             }
             _ => ITEM,
         }
+    }
+
+    /// Takes messages back that were granted to somebody who is gone; `None` if there are
+    /// none to be taken back.
+    pub fn give_back(deliveries: &[Delivery]) -> Option<Mail> {
+        // What was acknowledged with the grant is done.
+        let held = deliveries.iter().filter(|delivery| delivery.visible_at.0 > 0);
+        Mail::take_back(held.map(|delivery| Held {
+            group: delivery.group,
+            partition: delivery.partition,
+            position: delivery.found.position,
+            fence: delivery.fence,
+        }))
+    }
+
+    /// The same for what somebody holds.
+    pub fn take_back(held: impl IntoIterator<Item = Held>) -> Option<Mail> {
+        let reason: Arc<str> = "the consumer was gone before it had the message".into();
+        let given: Vec<GivenBack> = held
+            .into_iter()
+            .map(|held| GivenBack { held, delay_ms: Some(0), reason: reason.clone() })
+            .collect();
+        if given.is_empty() {
+            return None;
+        }
+        Some(Mail::Command { command: Command::Nack(given), tx: oneshot::channel().0 })
     }
 
     /// Answers that it will not be done.

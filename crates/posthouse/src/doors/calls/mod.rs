@@ -28,7 +28,10 @@ impl Calls {
     /// # Errors
     /// If users are defined and this is none of them.
     pub fn caller(&self, authorization: Option<&str>) -> Result<Caller, Problem> {
-        let token = authorization.map(|text| text.strip_prefix("Bearer ").unwrap_or(text));
+        let token = authorization.map(|text| match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
+            _ => text,
+        });
         self.broker.identify(token)
     }
 }

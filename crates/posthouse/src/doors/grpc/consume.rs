@@ -110,8 +110,16 @@ impl Session {
             consumer: open.consumer.clone(),
         };
         let (calls, caller, open) = (self.calls.clone(), self.caller.clone(), open.clone());
-        self.receive =
-            Some(Box::pin(async move { calls.broker.receive(&caller, &open.group, &ask).await }));
+        self.receive = Some(Box::pin(async move {
+            let caller = calls.broker.identify_again(&caller)?;
+            let received = calls.broker.receive(&caller, &open.group, &ask).await?;
+            // That may have taken long.
+            if let Err(problem) = calls.broker.identify_again(&caller) {
+                calls.broker.give_back(received.iter().map(|message| message.receipt.as_str()));
+                return Err(problem);
+            }
+            Ok(received)
+        }));
     }
 
     fn take(&mut self, request: Option<Result<ConsumeRequest, Status>>) {
@@ -164,7 +172,11 @@ impl Session {
         let Some(open) = self.open.clone() else { return };
         let (calls, caller) = (self.calls.clone(), self.caller.clone());
         self.settles.push(Box::pin(async move {
-            (seq, calls.settle(&caller, &open.group, receipts, verdict).await)
+            let settled = match calls.broker.identify_again(&caller) {
+                Ok(caller) => calls.settle(&caller, &open.group, receipts, verdict).await,
+                Err(problem) => Err(problem),
+            };
+            (seq, settled)
         }));
     }
 
@@ -188,6 +200,17 @@ impl Session {
             }
             // Without messages the stream is no use: it ends.
             Err(problem) => self.ready.push_back(Err(status(problem))),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for response in &self.ready {
+            if let Ok(Response::Messages(unsent)) = response {
+                let receipts = unsent.messages.iter().map(|message| message.receipt.as_str());
+                self.calls.broker.give_back(receipts);
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use posthouse_client::proto;
 use posthouse_client::proto::posthouse_server::{Posthouse, PosthouseServer};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
 use super::calls::{Calls, convert};
@@ -24,29 +26,43 @@ const RESPONSE_BYTES: usize = 80 << 20;
 
 /// The interface over a broker.
 #[derive(Clone, Debug)]
-pub struct Door {
+struct Door {
     calls: Calls,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Door {
-    /// The service, to be served.
-    pub fn service(broker: Arc<Broker>) -> PosthouseServer<Door> {
+    /// The service, to be served behind [`Who`].
+    fn service(broker: Arc<Broker>) -> PosthouseServer<Door> {
         PosthouseServer::new(Door { calls: Calls { broker } })
             .max_decoding_message_size(REQUEST_BYTES)
             .max_encoding_message_size(RESPONSE_BYTES)
     }
 
+    /// Who asks, as [`Who`] has found out.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let header = request.metadata().get("authorization");
-        self.calls.caller(header.and_then(|value| value.to_str().ok())).map_err(status)
+        let known = request.extensions().get::<Caller>();
+        known.cloned().ok_or_else(|| status(Problem::internal("nobody has asked who asks")))
     }
 
     /// The caller, and the request without what came around it.
     fn open<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
         let caller = self.caller(&request)?;
         Ok((caller, request.into_inner()))
+    }
+}
+
+/// Finds out who asks, before a byte of what is asked has been read.
+#[derive(Clone, Debug)]
+struct Who(Calls);
+
+impl Interceptor for Who {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let header = request.metadata().get("authorization");
+        let caller = self.0.caller(header.and_then(|value| value.to_str().ok()));
+        request.extensions_mut().insert(caller.map_err(status)?);
+        Ok(request)
     }
 }
 
@@ -58,7 +74,9 @@ pub fn router(broker: &Arc<Broker>) -> axum::Router {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let set = proto::FILE_DESCRIPTOR_SET;
-    let mut routes = tonic::service::Routes::new(Door::service(broker.clone()));
+    let who = Who(Calls { broker: broker.clone() });
+    let door = InterceptedService::new(Door::service(broker.clone()), who);
+    let mut routes = tonic::service::Routes::new(door);
     // What was just generated can be read.
     if let Ok(v1) = reflection(set).build_v1() {
         routes = routes.add_service(v1);

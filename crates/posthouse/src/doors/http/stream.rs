@@ -138,6 +138,7 @@ impl Session {
 
     /// Gets what there is, as far as the consumer may have more.
     async fn look(&mut self, wait_ms: u64) -> Result<Vec<Event>, Problem> {
+        self.caller = self.calls.broker.identify_again(&self.caller)?;
         let room = if self.ask.auto_ack { BATCH } else { self.room().await? };
         if room == 0 {
             tokio::time::sleep(LOOK).await;
