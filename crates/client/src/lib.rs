@@ -29,6 +29,8 @@
 //! [`Error::is_outcome_unknown`].
 
 mod client;
+#[doc(hidden)]
+pub mod codec;
 mod consumer;
 mod error;
 mod message;

@@ -257,7 +257,7 @@ impl Broker {
         if payload.len() > most {
             return Err(too_large(payload.len(), most, topic));
         }
-        if outbox.order.len() == bounds::PUBLISH_MESSAGES {
+        if outbox.order.len() >= bounds::PUBLISH_MESSAGES {
             let most = bounds::PUBLISH_MESSAGES;
             return Err(Problem::invalid("messages", most + 1, format!("at most {most}")));
         }

@@ -11,8 +11,8 @@ use posthouse_core::message::Parts;
 use posthouse_core::record::{NameTaken, When};
 
 use super::{Calls, convert};
-use crate::broker::Caller;
 use crate::broker::publish::{Outbox, Permit, Sent, Submitted};
+use crate::broker::{Caller, bounds};
 use crate::problem::Problem;
 
 impl Calls {
@@ -37,12 +37,14 @@ impl Calls {
     }
 
     /// The same for a request of a stream: it waits for quotas, and for room, and answers
-    /// when it has been handed over.
+    /// when it has been handed over. The stream may have been open for long: the caller is
+    /// looked at again.
     pub(in crate::doors) async fn submit_in_turn(
         &self,
         caller: &Caller,
         request: &PublishRequest,
     ) -> Result<Submitted, Problem> {
+        let caller = &self.broker.identify_again(caller)?;
         let topics = request.messages.iter().map(|message| topic_of(request, message));
         // Those in a row are mostly the same.
         let mut last = None;
@@ -60,8 +62,13 @@ impl Calls {
         request: &PublishRequest,
         permit: Permit,
     ) -> Result<Outbox, Problem> {
+        let (count, most) = (request.messages.len(), bounds::PUBLISH_MESSAGES);
+        if count > most {
+            // Apart too: there would be as many refusals.
+            return Err(Problem::invalid("messages", count, format!("at most {most}")));
+        }
         let mut outbox = self.broker.outbox_of(caller, Some(permit), request.apart);
-        outbox.expect(request.messages.len(), bytes_of(request));
+        outbox.expect(count, bodies_of(request));
         let mut last: Option<(&str, Arc<Topic>)> = None;
         for message in &request.messages {
             let name = topic_of(request, message);
@@ -110,8 +117,24 @@ fn topic_of<'a>(request: &'a PublishRequest, message: &'a OutgoingMessage) -> &'
 }
 
 /// The bytes of all bodies of a request.
-fn bytes_of(request: &PublishRequest) -> usize {
+fn bodies_of(request: &PublishRequest) -> usize {
     request.messages.iter().map(|message| message.body.len()).sum()
+}
+
+/// What a message takes on its way into the log beside its content, about.
+const MESSAGE_BYTES: usize = 256;
+
+/// The bytes that a request takes on its way into the log: all that its messages have,
+/// and what each takes even if there is nothing in it.
+fn bytes_of(request: &PublishRequest) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let of = |message: &OutgoingMessage| {
+        let tags: usize = message.tags.iter().map(String::len).sum();
+        let headers: usize = message.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
+        let texts = text(&message.key) + text(&message.dedupe_id) + text(&message.name);
+        message.body.len() + texts + tags + headers + MESSAGE_BYTES
+    };
+    request.messages.iter().map(of).sum()
 }
 
 fn parts(message: &OutgoingMessage) -> Result<Parts<'_>, Problem> {
@@ -138,4 +161,28 @@ fn parts(message: &OutgoingMessage) -> Result<Parts<'_>, Problem> {
         name: message.name.as_deref(),
         later: when.map(|when| (when, taken)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand messages without bodies took the room of none.
+    #[test]
+    fn a_message_takes_room_whatever_it_has() {
+        let text = |len: usize| Some("x".repeat(len));
+        let message = OutgoingMessage {
+            body: vec![0; 100].into(),
+            key: text(20),
+            tags: vec!["eu".into(), "paid".into()],
+            headers: [("trace".to_owned(), "t-1".to_owned())].into(),
+            dedupe_id: text(7),
+            name: text(3),
+            ..Default::default()
+        };
+        let request = |messages| PublishRequest { messages, ..Default::default() };
+        let bytes = 100 + 20 + 6 + 8 + 7 + 3 + MESSAGE_BYTES;
+        assert_eq!(bytes_of(&request(vec![message])), bytes);
+        assert!(bytes_of(&request(vec![OutgoingMessage::default(); 10_000])) > 1 << 20);
+    }
 }

@@ -1,7 +1,7 @@
 //! Answers: problems as `application/problem+json` (RFC 9457), everything else as JSON.
 
 use axum::Json;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::doors::calls::convert;
@@ -43,13 +43,23 @@ fn json_with(problem: &Problem, status: StatusCode) -> json::Problem {
     }
 }
 
+/// When to come back if the problem does not say: somebody may have to do something first.
+const RETRY_SECONDS: u64 = 60;
+
+fn retry_after(problem: &Problem, status: StatusCode) -> Option<u64> {
+    let is_for_now =
+        matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let said = problem.retry_after_ms.map(|ms| ms.div_ceil(1000));
+    said.or_else(|| is_for_now.then_some(RETRY_SECONDS))
+}
+
 /// A problem as a response.
 pub fn with_status(problem: &Problem, status: StatusCode) -> Response {
     let mut response = (status, Json(json_with(problem, status))).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if let Some(ms) = problem.retry_after_ms {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    if let Some(seconds) = retry_after(problem, status) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if problem.kind == Kind::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -63,8 +73,20 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Whether a request is gRPC.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_put_off_is_told_for_how_long() {
+        let retry = |kind, after: Option<u64>| {
+            let problem = Problem { retry_after_ms: after, ..Problem::new(kind, "code", "") };
+            retry_after(&problem, status_of(&problem))
+        };
+        assert_eq!(retry(Kind::Exhausted, Some(100)), Some(1));
+        assert_eq!(retry(Kind::Exhausted, None), Some(60), "too many topics");
+        assert_eq!(retry(Kind::Unavailable, None), Some(60));
+        assert_eq!(retry(Kind::DiskFull, Some(5_000)), Some(5));
+        assert_eq!(retry(Kind::Invalid, None), None);
+    }
 }

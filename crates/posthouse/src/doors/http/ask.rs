@@ -8,11 +8,11 @@ use http_body::Body as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::REQUEST_BYTES;
 use super::answer::Refused;
+use super::{OTHER_REQUEST_BYTES, REQUEST_BYTES};
 use crate::broker::Caller;
 use crate::doors::calls::Calls;
-use crate::doors::intake::CutOff;
+use crate::doors::intake::{CutOff, is_publish};
 use crate::problem::{Kind, Problem};
 
 /// Who asks.
@@ -83,43 +83,80 @@ impl<T: DeserializeOwned> FromRequest<Calls> for Of<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, _: &Calls) -> Result<Self, Refused> {
-        Ok(Of(parse(&whole(request).await?)?))
+        let is_publish = is_publish(request.uri().path());
+        let most = if is_publish { REQUEST_BYTES } else { OTHER_REQUEST_BYTES };
+        Ok(Of(parse(&whole(request, most).await?)?))
     }
 }
 
-/// The whole body of a request.
+/// The whole body of a request of at most so many bytes.
 ///
 /// # Errors
 /// If it is too large, or does not come.
-pub async fn whole(request: Request) -> Result<Bytes, Problem> {
+pub async fn whole(request: Request, most: usize) -> Result<Bytes, Problem> {
     // What says itself that it is far too large is not waited for. (A client that sends on
     // may miss the answer then, so what is a little too large is read.)
     if request.body().size_hint().lower() > 2 * REQUEST_BYTES as u64 {
-        return Err(too_large());
+        return Err(too_large(most));
     }
-    let read = axum::body::to_bytes(request.into_body(), REQUEST_BYTES).await;
-    read.map_err(|error| cut_off(&error))
+    let read = axum::body::to_bytes(request.into_body(), most).await;
+    read.map_err(|error| cut_off(&error, most))
 }
 
-/// Why a request was not read to its end.
-pub fn cut_off(error: &axum::Error) -> Problem {
+/// Why a request of at most so many bytes was not read to its end.
+pub fn cut_off(error: &axum::Error, most: usize) -> Problem {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         if error.is::<http_body_util::LengthLimitError>() {
-            return too_large();
+            return too_large(most);
         }
         if let Some(cut_off) = error.downcast_ref::<CutOff>() {
             return cut_off.problem();
         }
         cause = error.source();
     }
-    Problem::new(Kind::Unavailable, "cut_off", format!("the request was not read: {error}"))
+    let detail = format!("the request was not read: {error}");
+    Problem::new(Kind::Unavailable, "cut_off", detail).with_retry(1_000)
 }
 
-fn too_large() -> Problem {
-    let detail = format!("a request has at most {REQUEST_BYTES} bytes");
+fn too_large(most: usize) -> Problem {
+    let detail = format!("a request of this sort has at most {most} bytes");
     Problem::new(Kind::TooLarge, "request_too_large", detail)
         .with_hint("publish in several requests, or as application/x-ndjson")
+}
+
+/// Bytes of JSON that are not counted: whatever is in them takes little.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// The most lists and objects of a request: twice what the largest publish needs.
+const OBJECTS: usize = 60_000;
+
+/// The most entries of all lists and objects of a request.
+const ENTRIES: usize = 1_000_000;
+
+/// Refuses JSON that becomes much larger than it is, before any memory is taken for it: an
+/// empty object of a list is three bytes, and some hundred as a message.
+fn count(body: &[u8]) -> Result<(), Problem> {
+    if body.len() <= SMALL_BYTES {
+        return Ok(());
+    }
+    let (mut objects, mut entries, mut in_text, mut is_escaped) = (0, 0, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => objects += 1,
+            b',' if !in_text => entries += 1,
+            _ => {}
+        }
+    }
+    if objects <= OBJECTS && entries <= ENTRIES {
+        return Ok(());
+    }
+    let detail = format!("a request has at most {OBJECTS} objects and {ENTRIES} entries");
+    Err(Problem::new(Kind::TooLarge, "request_too_large", detail)
+        .with_hint("ask for less at once, or publish as application/x-ndjson"))
 }
 
 /// JSON as `T`.
@@ -131,6 +168,7 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         b"" => b"{}",
         body => body,
     };
+    count(body)?;
     let wrong = |detail: String| {
         Problem::new(Kind::Invalid, "invalid_json", detail)
             .with_hint("GET /openapi.json has the fields of every request")
@@ -139,4 +177,25 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         return Err(wrong("the body is no JSON object: it does not begin with {".into()));
     }
     serde_json::from_slice(body).map_err(|error| wrong(format!("the body does not fit: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    /// Sixteen megabytes of empty messages became gigabytes before anybody counted them.
+    #[test]
+    fn json_of_many_entries_is_refused_before_it_is_read() {
+        let messages = |one: &str, count: usize| {
+            let body = format!("{{\"messages\":[{}]}}", vec![one; count].join(","));
+            parse::<json::Publish>(body.as_bytes())
+        };
+        let full = r#"{"body":"{[,]}\\\",{","tags":["a","b"],"headers":{"a":"b"}}"#;
+        assert_eq!(messages(full, 10_000).unwrap().messages.unwrap().len(), 10_000);
+        let refused = messages("{}", 100_000).unwrap_err();
+        assert_eq!((refused.kind, refused.code), (Kind::TooLarge, "request_too_large"));
+        let receipts = format!("{{\"receipts\":[{}]}}", vec!["\"\""; 1_100_000].join(","));
+        assert_eq!(parse::<json::Ack>(receipts.as_bytes()).unwrap_err().code, "request_too_large");
+    }
 }

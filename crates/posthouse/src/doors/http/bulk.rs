@@ -33,7 +33,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Batches of one request that are under way.
 const UNDER_WAY: usize = 16;
 /// Batches whose answers wait to be read.
-const UNREAD: usize = 64;
+const UNREAD: usize = 16;
 
 /// Publishes the lines of a request.
 ///
@@ -142,7 +142,7 @@ impl Bulk {
         while end.is_none() {
             match data.next().await {
                 Some(Ok(piece)) => unread.buffer.extend_from_slice(&piece),
-                Some(Err(error)) => end = Some(Some(cut_off(&error))),
+                Some(Err(error)) => end = Some(Some(cut_off(&error, REQUEST_BYTES))),
                 None => end = Some(None),
             }
             while let Some(line) = unread.next_line(end == Some(None)) {

@@ -8,7 +8,7 @@ use posthouse_client::proto::{NameTaken, OutgoingMessage, PublishRequest};
 
 use super::answer::{Answer, Refused, problem};
 use super::ask::{At, Of, Who, parse, whole};
-use super::bulk;
+use super::{REQUEST_BYTES, bulk};
 use crate::broker::publish::{Placed, Sent};
 use crate::doors::calls::Calls;
 use crate::json;
@@ -52,11 +52,13 @@ pub async fn to_topic(
     request: Request,
 ) -> Result<Response, Refused> {
     let request = match content_type(request.headers()) {
-        "application/json" => parse::<json::Publish>(&whole(request).await?)?.into_proto(topic)?,
+        "application/json" => {
+            parse::<json::Publish>(&whole(request, REQUEST_BYTES).await?)?.into_proto(topic)?
+        }
         "application/x-ndjson" => return bulk::publish(calls, caller, topic, request).await,
         _ => {
             let mut message = attributes(request.headers())?;
-            message.body = whole(request).await?;
+            message.body = whole(request, REQUEST_BYTES).await?;
             PublishRequest { topic, messages: vec![message], apart: false }
         }
     };
