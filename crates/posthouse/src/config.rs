@@ -305,7 +305,11 @@ impl Resolved {
                 text.parse().map_err(|_| "an address like 127.0.0.1:7650 is expected".into())
             })?,
             insecure: self.parse("insecure", boolean)?,
-            doors: ListenOptions { connections: self.parse("max_connections", number)?, tls },
+            doors: ListenOptions {
+                connections: self.parse("max_connections", number)?,
+                tls,
+                ..ListenOptions::default()
+            },
             stop_timeout: self.parse("stop_timeout", |text| {
                 units::duration_ms(text).map(Duration::from_millis)
             })?,

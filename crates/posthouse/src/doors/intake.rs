@@ -7,20 +7,28 @@
 //! whoever waits too long is cut off. Publishes draw on a pool of their own: whoever
 //! fills it keeps nobody from acknowledging.
 //!
+//! A pool that is full of messages that come slowly would keep everybody else out. So
+//! whoever waits for room, and finds none soon, takes it from those that have sent
+//! slowest: as long as there is room, a message may take its time.
+//!
 //! The body of a gRPC request is followed message by message, one of lines line by line;
 //! any other body is one message.
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, header};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::calls::convert;
 use crate::problem::{Kind, Problem};
@@ -43,11 +51,120 @@ const SINGLE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a body may be without a byte in the middle of a message.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// How long a body waits for room before others have to give way.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Who has sent so much of a message, or its end, in so long, gives way to nobody.
+const STEP_BYTES: u64 = 512 << 10;
+const STEP: Duration = Duration::from_secs(2);
+
 /// The pools.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    publishes: Arc<Semaphore>,
-    others: Arc<Semaphore>,
+    publishes: Arc<Pool>,
+    others: Arc<Pool>,
+}
+
+/// Room for what is unfinished, and who has how much of it.
+#[derive(Debug)]
+struct Pool {
+    permits: Arc<Semaphore>,
+    slow: Mutex<Slow>,
+}
+
+/// Bodies that hold room and have been waited for.
+#[derive(Debug, Default)]
+struct Slow {
+    bodies: HashMap<u64, Arc<Sender>>,
+    next: u64,
+}
+
+/// A body that has been waited for in the middle of a message.
+#[derive(Debug)]
+struct Sender {
+    began: Instant,
+    /// Milliseconds behind `began` at which it was last a step further. The time that it
+    /// has waited for room is not held against it.
+    since_ms: AtomicU64,
+    /// What its message holds.
+    bytes: AtomicU64,
+    /// It waits for room itself, so nothing can come from it.
+    asks: AtomicBool,
+    /// It has to give way.
+    cut: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Pool {
+    fn new(bytes: usize) -> Arc<Pool> {
+        let permits = Arc::new(Semaphore::new(bytes / PERMIT_BYTES));
+        Arc::new(Pool { permits, slow: Mutex::default() })
+    }
+
+    fn slow(&self) -> std::sync::MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room; takes it from those that send slowest if there is none soon.
+    /// `None` if there is none in time.
+    async fn room(
+        self: Arc<Self>,
+        permits: u32,
+        patience: Duration,
+    ) -> Option<OwnedSemaphorePermit> {
+        let until = Instant::now() + patience;
+        let mut asked = std::pin::pin!(self.permits.clone().acquire_many_owned(permits));
+        loop {
+            let round = (Instant::now() + GRACE).min(until);
+            match tokio::time::timeout_at(round, asked.as_mut()).await {
+                Ok(permit) => return permit.ok(),
+                Err(_) if Instant::now() >= until => return None,
+                Err(_) => self.take_from_the_slow(u64::from(permits) * PERMIT_BYTES as u64),
+            }
+        }
+    }
+
+    /// Cuts off those that send slowest, until they held `bytes` together.
+    fn take_from_the_slow(&self, bytes: u64) {
+        let slow = self.slow();
+        let mut slowest: Vec<(Duration, &Arc<Sender>)> =
+            slow.bodies.values().filter_map(|sender| Some((sender.slow_for()?, sender))).collect();
+        slowest.sort_by_key(|(slow_for, _)| std::cmp::Reverse(*slow_for));
+        let mut freed = 0;
+        for (_, sender) in slowest {
+            if freed >= bytes {
+                break;
+            }
+            freed += sender.bytes.load(Ordering::Relaxed);
+            sender.cut.store(true, Ordering::Release);
+            sender.waker.wake();
+        }
+    }
+}
+
+impl Sender {
+    /// How long it takes for a step, if it has to give way.
+    fn slow_for(&self) -> Option<Duration> {
+        let is_out = self.bytes.load(Ordering::Relaxed) == 0
+            || self.asks.load(Ordering::Relaxed)
+            || self.cut.load(Ordering::Acquire);
+        let since = Duration::from_millis(self.since_ms.load(Ordering::Relaxed));
+        let took = self.began.elapsed().saturating_sub(since);
+        (!is_out && took >= STEP).then_some(took)
+    }
+}
+
+/// A body's place among those that have been waited for.
+struct Place {
+    pool: Arc<Pool>,
+    number: u64,
+    sender: Arc<Sender>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.slow().bodies.remove(&self.number);
+    }
 }
 
 impl Default for Intake {
@@ -57,15 +174,14 @@ impl Default for Intake {
 }
 
 /// Whether the request at this path brings messages to publish.
-fn is_publish(path: &str) -> bool {
+pub fn is_publish(path: &str) -> bool {
     let to_topic = path.starts_with("/v1/topics/") && path.ends_with("/messages");
     to_topic || path == "/v1/publish" || path.starts_with("/posthouse.v1.Posthouse/Publish")
 }
 
 impl Intake {
     fn with_bytes(publishes: usize, others: usize) -> Self {
-        let pool = |bytes| Arc::new(Semaphore::new(bytes / PERMIT_BYTES));
-        Intake { publishes: pool(publishes), others: pool(others) }
+        Intake { publishes: Pool::new(publishes), others: Pool::new(others) }
     }
 
     /// Lets the body of a request draw on its pool.
@@ -82,7 +198,11 @@ impl Intake {
             Body::new(Bounded {
                 inner: body,
                 pool: pool.clone(),
-                held: Vec::new(),
+                held: None,
+                bytes: 0,
+                since: Instant::now(),
+                step_bytes: 0,
+                place: None,
                 asking: None,
                 next: None,
                 message,
@@ -150,11 +270,18 @@ type Asking = BoxFuture<'static, Option<OwnedSemaphorePermit>>;
 
 struct Bounded {
     inner: Body,
-    pool: Arc<Semaphore>,
+    pool: Arc<Pool>,
     /// What the unfinished message holds.
-    held: Vec<OwnedSemaphorePermit>,
-    /// Waits for room for `next`.
-    asking: Option<Asking>,
+    held: Option<OwnedSemaphorePermit>,
+    /// The bytes of it that have come.
+    bytes: u64,
+    /// When it was last a step further, and the bytes since.
+    since: Instant,
+    step_bytes: u64,
+    /// Where it can be cut off from. Only who was waited for in a message has one.
+    place: Option<Place>,
+    /// Waits for room for `next`, and since when.
+    asking: Option<(Instant, Asking)>,
     next: Option<Bytes>,
     message: Message,
     silence: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -166,6 +293,9 @@ pub enum CutOff {
     /// The pool is used up by others.
     #[error("too much is being sent to this server at once; come back in a moment")]
     NoRoom,
+    /// Others needed its room, and it came slowly.
+    #[error("it came slowly, and others waited for its room; come back in a moment")]
+    Slow,
     /// Nothing more has come.
     #[error("nothing came for {} s in the middle of a message", SILENCE.as_secs())]
     Silent,
@@ -179,11 +309,16 @@ impl CutOff {
                 Problem::busy("too much is being sent to this server at once, and not finished")
                     .with_hint("come back in a moment")
             }
+            CutOff::Slow => {
+                Problem::busy("the request came slowly, and others waited for its room")
+                    .with_hint("send less at once, or come back in a moment")
+            }
             CutOff::Silent => Problem::new(
                 Kind::Unavailable,
                 "cut_off",
                 format!("the request was not read: {self}"),
-            ),
+            )
+            .with_retry(1_000),
         }
     }
 }
@@ -205,28 +340,82 @@ impl Bounded {
 
     /// Passes `data` on, with what of it is unfinished accounted for.
     fn pass(&mut self, data: Bytes, permit: Option<OwnedSemaphorePermit>) -> Bytes {
-        match &mut self.message {
-            Message::Whole => self.held.extend(permit),
+        let (unfinished, ended) = match &mut self.message {
+            Message::Whole => (data.len(), false),
             Message::Line(begun) => {
-                *begun = data.last().is_some_and(|byte| *byte != b'\n');
-                if data.contains(&b'\n') {
-                    self.held.clear();
-                }
-                if *begun {
-                    self.held.extend(permit);
-                }
+                let end = data.iter().rposition(|byte| *byte == b'\n');
+                let unfinished = end.map_or(data.len(), |end| data.len() - end - 1);
+                *begun = unfinished > 0 || (*begun && end.is_none());
+                (unfinished, end.is_some())
             }
-            Message::Grpc(follow) => {
-                let (unfinished, ended) = follow.see(&data);
-                if ended {
-                    self.held.clear();
-                }
-                if unfinished > 0 {
-                    self.held.extend(permit);
-                }
+            Message::Grpc(follow) => follow.see(&data),
+        };
+        if ended {
+            self.held = None;
+            self.bytes = 0;
+        }
+        if unfinished > 0 {
+            self.bytes += unfinished as u64;
+            match (&mut self.held, permit) {
+                (Some(held), Some(permit)) => held.merge(permit),
+                (held, permit) => *held = permit,
             }
         }
+        self.step_bytes += data.len() as u64;
+        if ended || self.step_bytes >= STEP_BYTES {
+            (self.since, self.step_bytes) = (Instant::now(), 0);
+        }
+        self.tell();
         data
+    }
+
+    /// Where it stands, for those who look for room.
+    fn tell(&self) {
+        if let Some(Place { sender, .. }) = &self.place {
+            let since = self.since.duration_since(sender.began).as_millis() as u64;
+            sender.since_ms.store(since, Ordering::Relaxed);
+            sender.bytes.store(self.bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing more has come: from now on others may take its room. Whether they have.
+    fn wait_in_message(&mut self, waker: &Waker) -> bool {
+        if self.bytes == 0 {
+            return false;
+        }
+        let place = self.place.get_or_insert_with(|| {
+            let sender = Arc::new(Sender {
+                began: self.since,
+                since_ms: AtomicU64::new(0),
+                bytes: AtomicU64::new(self.bytes),
+                asks: AtomicBool::new(false),
+                cut: AtomicBool::new(false),
+                waker: AtomicWaker::new(),
+            });
+            let mut slow = self.pool.slow();
+            let number = slow.next;
+            slow.next += 1;
+            slow.bodies.insert(number, sender.clone());
+            Place { pool: self.pool.clone(), number, sender }
+        });
+        place.sender.waker.register(waker);
+        place.sender.cut.load(Ordering::Acquire)
+    }
+
+    /// Whether it waits for room now.
+    fn asks(&self, asks: bool) {
+        if let Some(place) = &self.place {
+            place.sender.asks.store(asks, Ordering::Relaxed);
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.sender.cut.load(Ordering::Acquire))
+    }
+
+    fn give_way(&mut self) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        (self.held, self.place) = (None, None);
+        Poll::Ready(Some(Err(self.cut_off(CutOff::Slow))))
     }
 
     fn is_in_message(&self) -> bool {
@@ -256,10 +445,16 @@ impl HttpBody for Bounded {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let body = &mut *self;
+        if body.is_cut() {
+            return body.give_way();
+        }
         loop {
-            if let Some(asking) = &mut body.asking {
+            if let Some((since, asking)) = &mut body.asking {
                 let permit = ready!(asking.as_mut().poll(context));
+                body.since += since.elapsed();
                 body.asking = None;
+                body.tell();
+                body.asks(false);
                 let Some(data) = body.next.take() else { continue };
                 if permit.is_none() {
                     return Poll::Ready(Some(Err(body.cut_off(CutOff::NoRoom))));
@@ -272,6 +467,7 @@ impl HttpBody for Bounded {
                 Poll::Pending if body.poll_silence(context) => {
                     return Poll::Ready(Some(Err(body.cut_off(CutOff::Silent))));
                 }
+                Poll::Pending if body.wait_in_message(context.waker()) => return body.give_way(),
                 Poll::Pending => return Poll::Pending,
             };
             body.silence = None;
@@ -281,18 +477,16 @@ impl HttpBody for Bounded {
                 None => return Poll::Ready(None),
             };
             let permits = data.len().div_ceil(PERMIT_BYTES) as u32;
-            match body.pool.clone().try_acquire_many_owned(permits) {
+            match body.pool.permits.clone().try_acquire_many_owned(permits) {
                 Ok(permit) => {
                     let data = body.pass(data, Some(permit));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Err(_) => {
-                    let asked = body.pool.clone().acquire_many_owned(permits);
                     body.next = Some(data);
-                    let patience = body.patience();
-                    body.asking = Some(Box::pin(async move {
-                        tokio::time::timeout(patience, asked).await.ok()?.ok()
-                    }));
+                    body.asks(true);
+                    let asked = body.pool.clone().room(permits, body.patience());
+                    body.asking = Some((Instant::now(), Box::pin(asked)));
                 }
             }
         }
@@ -391,6 +585,43 @@ mod tests {
         for path in ["/v1/groups/g/ack", "/posthouse.v1.Posthouse/Ack", "/v1/topics/t"] {
             assert!(to(path, "application/json", 1280).frame().await.unwrap().is_ok(), "{path}");
         }
+    }
+
+    /// Whoever began large messages and sent nothing more kept everybody else out.
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_slowly_gives_way_and_keeps_its_time_while_there_is_room() {
+        let intake = Intake::with_bytes(16 << 20, 4096);
+        // So many bytes at once, and then as many every second.
+        let send = |first: usize, each: usize| {
+            let (tx, rx) = futures_channel();
+            tx.send(Ok::<_, std::io::Error>(Bytes::from(vec![0; first]))).unwrap();
+            let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(rx);
+            let request = Request::builder().uri("/v1/publish");
+            let body = intake.bound(request.body(Body::from_stream(stream)).unwrap()).into_body();
+            tokio::spawn(async move {
+                while each > 0 && tx.send(Ok(Bytes::from(vec![0; each]))).is_ok() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                tx.closed().await;
+            });
+            tokio::spawn(async move { axum::body::to_bytes(Body::new(body), 12 << 20).await })
+        };
+        let (stalled, slow) = (send(3 << 20, 0), send(2 << 20, 10));
+        let fast = send(1 << 20, 600 << 10);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(!stalled.is_finished() && !slow.is_finished(), "there is room");
+        // There is none for another; the one that has stood still for longest goes.
+        let began = Instant::now();
+        let other = send(6 << 20, 100 << 10);
+        let error = stalled.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("came slowly"), "{error}");
+        assert!(began.elapsed() < SINGLE_PATIENCE, "it took {:?}", began.elapsed());
+        assert!(!other.is_finished() && !fast.is_finished());
+        slow.abort();
+        other.abort();
+        // With nobody else in its way it comes to the end that this allows it.
+        let error = fast.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("length limit"), "{error}");
     }
 
     #[tokio::test]

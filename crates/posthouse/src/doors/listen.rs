@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -21,11 +22,15 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tower::ServiceExt as _;
 
+use super::clocks::Clocks;
 use super::intake::Intake;
-use super::opening::Opening;
+use super::unread::Readers;
 
 /// How long a client may take to say what it wants, and to shake hands.
 const HELLO: Duration = Duration::from_secs(15);
+
+/// How long a client may leave unread what was written for it.
+pub const READING: Duration = Duration::from_secs(120);
 
 /// Requests of one HTTP/2 connection that may be open.
 const STREAMS: u32 = 1024;
@@ -48,14 +53,23 @@ pub const CONNECTIONS: usize = 10_000;
 pub struct ListenOptions {
     /// How many connections may be open.
     pub connections: usize,
+    /// How long a client may leave unread what was written for it.
+    pub reading: Duration,
     /// Certificate chain and key, in PEM files.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        ListenOptions { connections: CONNECTIONS, tls: None }
+        ListenOptions { connections: CONNECTIONS, reading: READING, tls: None }
     }
+}
+
+/// Where a request came in: in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Whether it came to a loopback address, and so from this machine.
+    pub is_loopback: bool,
 }
 
 /// A port that is bound.
@@ -64,6 +78,7 @@ pub struct Port {
     listener: TcpListener,
     tls: Option<TlsAcceptorBox>,
     connections: Arc<Semaphore>,
+    reading: Duration,
     intake: Intake,
 }
 
@@ -120,7 +135,8 @@ impl Port {
             .await
             .map_err(|error| ListenError::Bind { address, error })?;
         let connections = Arc::new(Semaphore::new(options.connections));
-        Ok(Port { listener, tls, connections, intake: Intake::default() })
+        let reading = options.reading;
+        Ok(Port { listener, tls, connections, reading, intake: Intake::default() })
     }
 
     /// The address it is bound to.
@@ -174,25 +190,42 @@ impl Port {
             };
             let _ = stream.set_nodelay(true);
             let intake = self.intake.clone();
+            let local = stream.local_addr();
+            let arrival = Arrival {
+                is_loopback: local.is_ok_and(|local| local.ip().to_canonical().is_loopback()),
+            };
+            let readers = Readers::new();
+            let follows = readers.clone();
             let service = router
                 .clone()
-                .map_request(move |request: Request<_>| intake.bound(request.map(Body::new)));
+                .map_request(move |request: Request<_>| {
+                    let mut request = intake.bound(request.map(Body::new));
+                    request.extensions_mut().insert(arrival);
+                    request
+                })
+                .map_response(move |response: Response<Body>| {
+                    response.map(|body| follows.follow(body))
+                });
             let service = TowerToHyperService::new(service);
             let tls = self.tls.as_ref().map(|tls| tls.0.clone());
             let (builder, watcher) = (builder.clone(), graceful.watcher());
+            let reading = self.reading;
             tokio::spawn(async move {
                 let _place = place;
-                let served = match tls {
-                    None => {
-                        let io = TokioIo::new(Opening::new(stream, HELLO));
-                        let connection = builder.serve_connection_with_upgrades(io, service);
-                        watcher.watch(connection.into_owned()).await
-                    }
-                    Some(tls) => {
-                        let Some(stream) = shake_hands(tls, stream).await else { return };
-                        let io = TokioIo::new(Opening::new(stream, HELLO));
-                        let connection = builder.serve_connection_with_upgrades(io, service);
-                        watcher.watch(connection.into_owned()).await
+                let io: Box<dyn Io> = match tls {
+                    None => Box::new(stream),
+                    Some(tls) => match shake_hands(tls, stream).await {
+                        Some(stream) => Box::new(stream),
+                        None => return,
+                    },
+                };
+                let io = TokioIo::new(Clocks::new(io, HELLO, reading));
+                let connection = builder.serve_connection_with_upgrades(io, service);
+                let served = tokio::select! {
+                    served = watcher.watch(connection.into_owned()) => served,
+                    () = readers.stall(reading) => {
+                        tracing::debug!("a connection is closed: it does not read its answers");
+                        return;
                     }
                 };
                 if let Err(error) = served {
@@ -206,6 +239,11 @@ impl Port {
         }
     }
 }
+
+/// A connection, encrypted or not.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Io for S {}
 
 /// Connections for which there was no place. A flood of them is not to flood the log.
 #[derive(Debug, Default)]

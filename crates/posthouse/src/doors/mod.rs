@@ -5,19 +5,59 @@
 //! common is in [`calls`].
 
 pub mod calls;
+mod clocks;
 pub mod grpc;
 pub mod http;
 pub mod intake;
 pub mod listen;
-mod opening;
+mod origin;
+mod unread;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 
 use crate::broker::Broker;
 
 /// Everything that one port serves.
 pub fn router(broker: &Arc<Broker>) -> Router {
-    grpc::router(broker).merge(http::router(broker)).fallback(http::no_route)
+    let guard = middleware::from_fn_with_state(broker.clone(), keep_pages_out);
+    let grpc = grpc::router(broker).layer(middleware::from_fn(only_grpc));
+    grpc.merge(http::router(broker)).fallback(no_route).layer(guard)
+}
+
+/// Whether a request is gRPC.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Refuses what web pages of others ask, in the terms of the door that they ask at.
+async fn keep_pages_out(
+    State(broker): State<Arc<Broker>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match origin::check(&broker, &request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) if is_grpc(request.headers()) => grpc::status(problem).into_http(),
+        Err(problem) => http::refuse(problem),
+    }
+}
+
+/// The gRPC library does not look at the content type, and a web page can send any body
+/// to any address as long as it does not say that it is gRPC.
+async fn only_grpc(request: Request, next: Next) -> Response {
+    if is_grpc(request.headers()) { next.run(request).await } else { no_route(request).await }
+}
+
+async fn no_route(request: Request) -> Response {
+    if is_grpc(request.headers()) {
+        return tonic::Status::unimplemented("there is no such service or method").into_http();
+    }
+    http::no_route(request).await
 }

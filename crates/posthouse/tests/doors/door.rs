@@ -49,6 +49,13 @@ impl Node {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut BrokerOptions)) -> Node {
+        Node::listening(&ListenOptions::default(), change).await
+    }
+
+    pub async fn listening(
+        options_of_port: &ListenOptions,
+        change: impl FnOnce(&mut BrokerOptions),
+    ) -> Node {
         let dir = tempfile::tempdir().unwrap();
         let mut options = BrokerOptions::new(dir.path().to_owned());
         options.disk_reserve = Some(0);
@@ -56,7 +63,7 @@ impl Node {
         change(&mut options);
         let (broker, _) = Broker::start(RealFiles::shared(), options).await.unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let port = Port::bind(listen, &ListenOptions::default()).await.unwrap();
+        let port = Port::bind(listen, options_of_port).await.unwrap();
         let address = port.address().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let router = doors::router(&broker);

@@ -400,6 +400,57 @@ async fn a_web_page_of_somebody_else_is_refused() {
     node.stop().await;
 }
 
+/// A page can send a body without a type to any address, and the gRPC library does not ask
+/// what a body says it is: a page of anybody deleted topics.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_of_somebody_else_comes_in_at_no_door() {
+    let node = Node::start().await;
+    let web = Web::at(&node);
+    web.put("/v1/topics/t", json!({})).await;
+    let delete = async |headers: &[(&str, &str)]| {
+        let body = [&[0, 0, 0, 0, 3, 10, 1][..], b"t"].concat();
+        web.ask(Method::POST, "/posthouse.v1.Posthouse/DeleteTopic", headers, body).await
+    };
+    let evil = ("origin", "https://evil.example");
+    let (plain, grpc) = (("content-type", "text/plain"), ("content-type", "application/grpc"));
+    assert_eq!(delete(&[evil]).await.refusal(), (403, "foreign_origin".into()));
+    assert_eq!(delete(&[evil, plain]).await.refusal(), (403, "foreign_origin".into()));
+    assert_eq!(delete(&[plain]).await.refusal(), (404, "no_such_route".into()));
+    assert_eq!(delete(&[evil, grpc]).await.header("grpc-status"), "7");
+    assert_eq!(web.get("/v1/topics/t").await.status, StatusCode::OK);
+    node.stop().await;
+}
+
+/// What is only read is asked for without an `Origin`, by an image, or by a page that has
+/// a name for this machine: it took messages, and acknowledged them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_takes_no_messages_and_a_name_that_points_here_reads_nothing() {
+    let node = Node::start().await;
+    let web = Web::at(&node);
+    web.post("/v1/topics/t/messages", json!({"body": "x"})).await;
+    web.put("/v1/groups/g", json!({"subscriptions": [{"topic": "t"}]})).await;
+    let image = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
+    let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+    let rebound = [("host", "evil.example:7650")];
+    for headers in [&image[..], &link, &rebound] {
+        let path = "/v1/groups/g/stream?auto_ack=true";
+        let asked = web.ask(Method::GET, path, headers, Body::empty()).await;
+        assert_eq!(asked.refusal(), (403, "foreign_origin".into()), "{headers:?}");
+    }
+    assert_eq!(web.get("/v1/groups/g").await.json()["partitions"][0]["lag"], 1);
+    // The page of the node is for whoever follows a link.
+    assert_eq!(web.ask(Method::GET, "/", &link, Body::empty()).await.status, StatusCode::OK);
+    // With users a page has no token to show, and names are for programs.
+    let all = json!({"grants": [{"actions": ["manage"], "topics": ["*"], "groups": ["*"]}]});
+    web.put("/v1/users/root", all).await;
+    let token = web.post("/v1/users/root/tokens", json!({"name": "one"})).await.json();
+    let token = format!("bearer {}", token["token"].as_str().unwrap());
+    let named = [("host", "queue.example"), ("authorization", token.as_str())];
+    let asked = web.ask(Method::GET, "/v1/topics", &named, Body::empty()).await;
+    assert_eq!(asked.status, StatusCode::OK);
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_makes_a_group_on_first_use_must_be_allowed_to_see_its_topic() {
     let node = Node::start_with(|options| options.auto_create = Some(true)).await;

@@ -6,12 +6,14 @@
 //! last answer; later lines can use it. Each file is run through each door, on a node of
 //! its own. What only HTTP has is in `http_alone`.
 
+mod access;
 mod door;
 mod grpc;
 mod http;
 mod http_alone;
 mod quota;
 mod script;
+mod slow;
 
 use std::path::{Path, PathBuf};
 

@@ -13,7 +13,6 @@ mod letters;
 mod messages;
 mod metrics;
 mod node;
-mod origin;
 mod page;
 mod publish;
 mod schedule;
@@ -26,7 +25,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -42,6 +40,9 @@ use answer::Refused;
 /// The most bytes of one request that is read as a whole: the largest publish there
 /// may be, in base64, with room for what is around it.
 const REQUEST_BYTES: usize = 16 << 20;
+
+/// The same of a request that brings no messages.
+const OTHER_REQUEST_BYTES: usize = 4 << 20;
 
 /// The description of the interface.
 #[derive(OpenApi)]
@@ -122,19 +123,20 @@ pub fn router(broker: &Arc<Broker>) -> Router {
         .route("/openapi.json", get(move || page::description(description.clone())))
         .route("/", get(page::page))
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn(origin::check))
         .with_state(Calls { broker: broker.clone() })
+}
+
+/// A refusal before any route.
+pub fn refuse(problem: Problem) -> Response {
+    Refused(problem).into_response()
 }
 
 /// What is answered where there is no route.
 pub async fn no_route(request: Request) -> Response {
-    if answer::is_grpc(request.headers()) {
-        return tonic::Status::unimplemented("there is no such service or method").into_http();
-    }
     let path = request.uri().path();
     let problem = Problem::new(Kind::NotFound, "no_such_route", format!("there is no {path}"))
         .with_hint("GET /openapi.json has all routes; GET / shows them as a page");
-    Refused(problem).into_response()
+    refuse(problem)
 }
 
 async fn no_method(request: Request) -> Response {
