@@ -36,12 +36,19 @@ impl Interceptor for Authorize {
 }
 
 /// How to connect.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientBuilder {
     address: String,
     token: Option<String>,
     ca: Option<Vec<u8>>,
     connect_timeout: Duration,
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    /// Without the token, which is nobody's business in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl ClientBuilder {
@@ -93,9 +100,14 @@ impl ClientBuilder {
     fn authorize(&self) -> Result<Authorize, Error> {
         Ok(Authorize(match &self.token {
             None => None,
-            Some(token) => Some(format!("Bearer {token}").parse().map_err(|_| {
-                Error::Invalid("the token has characters that no token has".into())
-            })?),
+            Some(token) => {
+                let value = format!("Bearer {token}").parse();
+                let mut value: MetadataValue<Ascii> = value.map_err(|_| {
+                    Error::Invalid("the token has characters that no token has".into())
+                })?;
+                value.set_sensitive(true);
+                Some(value)
+            }
         }))
     }
 
@@ -288,4 +300,17 @@ impl Client {
 
 fn outcomes(response: tonic::Response<proto::SettleResponse>) -> Vec<Outcome> {
     response.into_inner().results.into_iter().map(Outcome::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_is_not_shown() {
+        let builder = Client::builder("http://127.0.0.1:1").token("ph_secret");
+        assert!(!format!("{builder:?}").contains("secret"));
+        let client = builder.connect_lazily().unwrap();
+        assert!(!format!("{client:?}").contains("secret"), "{client:?}");
+    }
 }

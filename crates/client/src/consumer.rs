@@ -196,6 +196,9 @@ struct Consumer<H> {
     is_stopping: bool,
     /// Something has come from the server since the last break.
     has_heard: bool,
+    /// Extensions of leases that the server has not answered on this stream. With any, no
+    /// more are sent: it would only have more to read when it does not.
+    extending: usize,
 }
 
 impl<H, F> Consumer<H>
@@ -215,6 +218,7 @@ where
             next_seq: NO_SEQ + 1,
             is_stopping: false,
             has_heard: false,
+            extending: 0,
         }
     }
 
@@ -258,7 +262,10 @@ where
         &mut self,
         mut stop: std::pin::Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<(), Error> {
+        // What waits here is bounded by what the server has given out: an answer and a
+        // credit for each message, and one extension of them all.
         let (tx, rx) = mpsc::unbounded_channel();
+        self.extending = 0;
         send(&tx, Request::Open(self.open()));
         for request in self.unconfirmed.values() {
             send(&tx, request.clone());
@@ -310,8 +317,12 @@ where
             }
             // If the message has gone to somebody else there is nothing to be done about it
             // here: each receipt's result is only as good as the work it stands for.
+            Some(Response::Settled(settled)) if settled.seq == NO_SEQ => self.extended(),
             Some(Response::Settled(settled)) => drop(self.unconfirmed.remove(&settled.seq)),
             Some(Response::Failed(failed)) => {
+                if failed.seq == NO_SEQ {
+                    self.extended();
+                }
                 let error = Error::Refused(failed.problem.unwrap_or_default().into());
                 // What it can do later is told again, on the next stream.
                 let is_awaited = self.unconfirmed.contains_key(&failed.seq);
@@ -369,13 +380,21 @@ where
         }
     }
 
+    fn extended(&mut self) {
+        self.extending = self.extending.saturating_sub(1);
+    }
+
     /// Makes the leases of what is being handled longer.
     fn extend(&mut self, requests: &Requests) {
+        if self.extending > 0 {
+            return;
+        }
         let receipts: Vec<String> = self.held.values().map(|held| held.receipt.clone()).collect();
         for receipts in receipts.chunks(RECEIPTS) {
             let lease_ms = Some(self.lease_ms());
             let extend = StreamExtend { seq: NO_SEQ, receipts: receipts.to_vec(), lease_ms };
             send(requests, Request::Extend(extend));
+            self.extending += 1;
         }
     }
 }
@@ -404,5 +423,80 @@ fn panicked(error: JoinError) -> HandlerError {
     HandlerError {
         reason: format!("the handler panicked: {}", text.unwrap_or_default()),
         delay: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::ReceiveResponse;
+    use crate::proto::consume_response::Settled;
+
+    fn response(response: Response) -> ConsumeResponse {
+        ConsumeResponse { response: Some(response) }
+    }
+
+    fn messages(receipts: &[&str]) -> ConsumeResponse {
+        let message = |receipt: &&str| crate::proto::ReceivedMessage {
+            receipt: (*receipt).into(),
+            ..Default::default()
+        };
+        let messages = receipts.iter().map(message).collect();
+        response(Response::Messages(ReceiveResponse { messages }))
+    }
+
+    /// What was sent since: acks and extensions, with their receipts.
+    fn sent(rx: &mut mpsc::UnboundedReceiver<ConsumeRequest>) -> Vec<(&'static str, Vec<String>)> {
+        let mut sent = Vec::new();
+        while let Ok(request) = rx.try_recv() {
+            match request.request {
+                Some(Request::Ack(ack)) => sent.push(("ack", ack.receipts)),
+                Some(Request::Extend(mut extend)) => {
+                    extend.receipts.sort();
+                    sent.push(("extend", extend.receipts));
+                }
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    /// A server that did not read was sent the same extensions again and again, without any
+    /// bound on what waited for it.
+    #[tokio::test]
+    async fn leases_are_extended_while_handlers_run_and_once_at_a_time() {
+        let client = Client::builder("http://127.0.0.1:1").connect_lazily().unwrap();
+        let gate = Arc::new(tokio::sync::Notify::new());
+        let opened = gate.clone();
+        let handler = move |delivery: Delivery| {
+            let gate = opened.clone();
+            async move {
+                if delivery.receipt == "slow" {
+                    gate.notified().await;
+                }
+                Ok(())
+            }
+        };
+        let mut consumer = Consumer::new(client, "g", ConsumeOptions::default(), handler);
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        consumer.take(messages(&["quick", "slow"]), &tx).unwrap();
+        let done = consumer.running.join_next_with_id().await.unwrap();
+        consumer.handled(done, &tx);
+        consumer.extend(&tx);
+        consumer.extend(&tx);
+        let texts =
+            |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let (ack, extend) = (("ack", texts(&["quick"])), ("extend", texts(&["slow"])));
+        assert_eq!(sent(&mut rx), [ack, extend.clone()]);
+        let answered = response(Response::Settled(Settled { seq: NO_SEQ, results: Vec::new() }));
+        consumer.take(answered, &tx).unwrap();
+        consumer.extend(&tx);
+        assert_eq!(sent(&mut rx), [extend]);
+        gate.notify_one();
+        let done = consumer.running.join_next_with_id().await.unwrap();
+        consumer.handled(done, &tx);
+        consumer.extending = 0;
+        consumer.extend(&tx);
+        assert_eq!(sent(&mut rx), [("ack", texts(&["slow"]))], "and not any more when they end");
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::proto::{self, OutgoingMessage, PublishRequest, PublishResponse};
@@ -22,6 +23,9 @@ pub struct PublisherOptions {
     pub in_flight: usize,
     /// Messages that may wait for their batch; beyond it [`Publisher::publish`] waits.
     pub queue: usize,
+    /// The most bytes of messages that wait for their batch or an answer, together; a
+    /// single message may be larger.
+    pub queue_bytes: usize,
     /// How long to go on trying when the server cannot be reached.
     pub retry_for: Duration,
 }
@@ -33,6 +37,7 @@ impl Default for PublisherOptions {
             batch_bytes: 1 << 20,
             in_flight: 8,
             queue: 10_000,
+            queue_bytes: 64 << 20,
             retry_for: Duration::from_secs(30),
         }
     }
@@ -48,6 +53,8 @@ struct Item {
     topic: String,
     message: OutgoingMessage,
     answer: Answer,
+    /// Its part of the bytes that may wait.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Publishes over one stream. What waits is sent together: batches size themselves, and
@@ -60,7 +67,12 @@ struct Item {
 #[derive(Clone, Debug)]
 pub struct Publisher {
     items: mpsc::Sender<Item>,
+    room: Arc<Semaphore>,
+    room_permits: u32,
 }
+
+/// A permit for so many bytes that wait.
+const ROOM_BYTES: usize = 1024;
 
 impl std::fmt::Debug for Item {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,8 +85,10 @@ impl Client {
     /// what was handed to it is answered.
     pub fn publisher(&self, options: PublisherOptions) -> Publisher {
         let (tx, rx) = mpsc::channel(options.queue.max(1));
+        let permits = (options.queue_bytes / ROOM_BYTES).clamp(1, 1 << 24);
         tokio::spawn(Worker::new(self.clone(), options, rx).run());
-        Publisher { items: tx }
+        let room = Arc::new(Semaphore::new(permits));
+        Publisher { items: tx, room, room_permits: permits as u32 }
     }
 }
 
@@ -103,8 +117,8 @@ impl Publisher {
         message: impl Into<Message>,
     ) -> Result<Pending, Error> {
         let (answer, rx) = oneshot::channel();
-        let item = Item { topic: topic.into(), message: message.into().0, answer };
-        let bytes = bytes_of(&item.message);
+        let message = message.into().0;
+        let bytes = bytes_of(&message);
         if bytes > MESSAGE_BYTES {
             // It would end the stream, and everything else on it.
             return Err(Error::Invalid(format!(
@@ -112,6 +126,9 @@ impl Publisher {
                  most {MESSAGE_BYTES}"
             )));
         }
+        let permits = u32::try_from(bytes.div_ceil(ROOM_BYTES)).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(permits.min(self.room_permits)).await;
+        let item = Item { topic: topic.into(), message, answer, room: room.ok() };
         self.items.send(item).await.map_err(|_| Error::Closed)?;
         Ok(Pending(rx))
     }
@@ -127,7 +144,10 @@ impl Future for Pending {
     type Output = Result<Published, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(Error::Closed)))
+        let answer = ready!(Pin::new(&mut self.0).poll(context));
+        // Nobody can say any more whether it was sent.
+        let gone = || Err(Error::OutcomeUnknown("the publisher has ended".into()));
+        Poll::Ready(answer.unwrap_or_else(|_| gone()))
     }
 }
 
@@ -144,6 +164,7 @@ struct Entry {
     /// Kept if it can be sent again: it has a publish id, or the server has not seen it.
     message: Option<OutgoingMessage>,
     answer: Answer,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Entry {
@@ -374,7 +395,7 @@ impl Worker {
             let is_kept = keeps || item.message.dedupe_id.is_some();
             let message = is_kept.then(|| item.message.clone());
             messages.push(item.message);
-            batch.entries.push(Entry { message, answer: item.answer });
+            batch.entries.push(Entry { message, answer: item.answer, _room: item.room });
         }
         others.append(&mut self.waiting);
         self.waiting = others;
@@ -434,7 +455,8 @@ mod tests {
 
     fn item(topic: &str, body: &str) -> Item {
         let (answer, _) = oneshot::channel();
-        Item { topic: topic.into(), message: Message::new(body.to_owned()).0, answer }
+        let message = Message::new(body.to_owned()).0;
+        Item { topic: topic.into(), message, answer, room: None }
     }
 
     #[tokio::test]
@@ -471,7 +493,7 @@ mod tests {
         let (answer, rx) = oneshot::channel();
         let mut message = Message::new("x").0;
         message.dedupe_id = id.map(str::to_owned);
-        worker.waiting.push_back(Item { topic: "a".into(), message, answer });
+        worker.waiting.push_back(Item { topic: "a".into(), message, answer, room: None });
         rx
     }
 
@@ -528,14 +550,15 @@ mod tests {
             let (answer, rx) = oneshot::channel();
             let mut message = Message::new("x").0;
             message.dedupe_id = id.map(str::to_owned);
-            worker.waiting.push_back(Item { topic: "a".into(), message, answer });
+            worker.waiting.push_back(Item { topic: "a".into(), message, answer, room: None });
             if sent {
                 worker.next_request(false).unwrap();
             }
             pending.push(rx);
         }
         let (answer, rx) = oneshot::channel();
-        tx.try_send(Item { topic: "b".into(), message: Message::new("y").0, answer }).unwrap();
+        let message = Message::new("y").0;
+        tx.try_send(Item { topic: "b".into(), message, answer, room: None }).unwrap();
         pending.push(rx);
         let problem = crate::Problem {
             code: "unauthenticated".into(),
@@ -549,5 +572,29 @@ mod tests {
             let error = rx.try_recv().expect("it is answered").unwrap_err();
             assert_eq!(error.code(), Some("unauthenticated"));
         }
+    }
+
+    /// Ten thousand messages of nine megabytes could wait.
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded_in_bytes_and_a_large_message_still_goes() {
+        let client = Client::builder("http://127.0.0.1:1").connect_lazily().unwrap();
+        let (items, mut rx) = mpsc::channel(100);
+        let publisher = Publisher { items, room: Arc::new(Semaphore::new(4)), room_permits: 4 };
+        let pending = publisher.send("a", vec![0; 3000]).await.unwrap();
+        let more = Duration::from_secs(1);
+        let second = publisher.send("a", vec![0; 10_000]);
+        let mut second = Box::pin(second);
+        assert!(tokio::time::timeout(more, &mut second).await.is_err(), "there is no room");
+        let first = rx.recv().await.unwrap();
+        let mut worker = Worker::new(client, PublisherOptions::default(), rx);
+        worker.waiting.push_back(first);
+        worker.next_request(false).unwrap();
+        assert!(tokio::time::timeout(more, &mut second).await.is_err(), "it has no answer yet");
+        let placed = proto::PublishedMessage::default();
+        worker.answer(PublishResponse { messages: vec![placed], problem: None });
+        pending.await.unwrap();
+        let second = second.await.unwrap();
+        drop(worker);
+        assert!(second.await.unwrap_err().is_outcome_unknown(), "the publisher has gone");
     }
 }
