@@ -1,6 +1,6 @@
 //! `posthouse serve`: a node.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -109,11 +109,14 @@ impl Serve {
 fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|e| Failure::usage(format!("log = {:?}: {e}", settings.log)))?;
-    let is_terminal = std::io::stderr().is_terminal();
+    let is_terminal = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_ansi(is_terminal)
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        // Where nobody reads the log there is nobody to tell that it cannot be written,
+        // and trying to would end whatever thread has something to say.
+        .log_internal_errors(false)
+        .with_writer(io::stderr);
     if settings.log_json {
         builder.json().init();
     } else {
@@ -122,14 +125,16 @@ fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(settings: Settings) -> Result<(), Failure> {
+async fn serve(mut settings: Settings) -> Result<(), Failure> {
+    let is_public = !settings.listen.ip().is_loopback() && !settings.insecure;
+    settings.broker.keeps_manager = is_public;
     // Signals from here on are ours: one that comes while the store opens ends the node
     // as soon as it is open.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (broker, report) = Broker::start(RealFiles::shared(), settings.broker.clone()).await?;
     tell(&report);
-    if broker.is_open() && !settings.listen.ip().is_loopback() && !settings.insecure {
+    if broker.is_open() && is_public {
         let address = settings.listen;
         broker.stop(settings.stop_timeout).await?;
         return Err(Failure::usage(format!(
@@ -140,7 +145,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     }
     let port = Port::bind(settings.listen, &settings.doors).await?;
     let address = port.address()?;
-    greet(&broker, address, port.is_tls())?;
+    tracing::info!("listening on {address}");
+    if let Err(error) = greet(&broker, address, port.is_tls()) {
+        // A reader that has gone is no reason not to serve.
+        tracing::debug!("nobody reads what it says: {error}");
+    }
     let failure = broker.failure().clone();
     let stop = async move {
         tokio::select! {
@@ -182,10 +191,10 @@ fn tell(report: &Report) {
 }
 
 /// Says where it listens, and what to try first.
-fn greet(broker: &Arc<Broker>, address: SocketAddr, is_tls: bool) -> Result<(), Failure> {
+fn greet(broker: &Arc<Broker>, address: SocketAddr, is_tls: bool) -> io::Result<()> {
     let scheme = if is_tls { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     writeln!(out, "Posthouse {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
     if broker.catalog().counts().0 == 0 {
         writeln!(
@@ -198,6 +207,5 @@ Try:
 "
         )?;
     }
-    out.flush()?;
-    Ok(())
+    out.flush()
 }

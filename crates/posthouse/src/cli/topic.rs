@@ -305,12 +305,17 @@ fn show(out: &mut Output, topic: &json::Topic) -> Result<(), Failure> {
     facts.add("created", units::show_second(topic.created_at.0));
     facts.add("messages", units::show_count(topic.messages));
     facts.add("bytes", units::show_size(topic.bytes));
+    facts.add("scheduled", units::show_count(topic.scheduled));
     facts.add("retention", retention(topic.config.retention.as_ref()));
     let largest = topic.config.max_message_bytes.map(|size| units::show_size(size.into()));
     facts.add_some("largest message", largest);
     let window = topic.config.dedupe_window.map(|window| units::show_duration(window.0));
     facts.add_some("dedupe window", window);
     facts.add_some("publish quota", topic.config.publish_quota.map(show_quota));
+    let delays = |on| if on { "taken" } else { "refused" };
+    facts.add_some("delays", topic.config.delays.map(delays));
+    let expired = |bury| if bury { "dead letters" } else { "passed over" };
+    facts.add_some("expired", topic.config.bury_expired.map(expired));
     facts.print(out)?;
     out.line("")?;
     let mut table = Table::new(">PARTITION >SHARD >HEAD >NEXT >MESSAGES >BYTES OLDEST");

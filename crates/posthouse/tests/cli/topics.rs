@@ -33,6 +33,17 @@ fn a_topic_is_made_changed_looked_at_and_deleted() {
     );
     let shown = node.cli(&["topic", "show", "orders"]).ok();
     assert!(shown.contains("retention        at most 7d\n"), "{shown}");
+    assert!(shown.contains("delays           taken\n"), "{shown}");
+    assert!(shown.contains("expired          passed over\n"), "{shown}");
+    let later = ["publish", "orders", "later", "--delay", "1h"];
+    node.cli(&later).ok();
+    node.cli(&["topic", "set", "orders", "--delays", "false", "--bury-expired", "true"]).ok();
+    let shown = node.cli(&["topic", "show", "orders"]).ok();
+    for line in
+        ["scheduled        1\n", "delays           refused\n", "expired          dead letters\n"]
+    {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
     assert!(shown.contains("\nPARTITION  SHARD  HEAD  NEXT  MESSAGES  BYTES  OLDEST\n"), "{shown}");
 
     assert_eq!(node.cli(&["topic", "delete", "orders"]).ok(), "deleted topic orders\n");

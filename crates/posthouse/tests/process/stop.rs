@@ -176,3 +176,31 @@ async fn whoever_does_not_finish_is_cut_off_and_it_still_ends_in_order() {
     assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
     drop((silent, half, body, tx, events));
 }
+
+/// `posthouse serve | head -1` ended the node, and so did the first line of the log that
+/// nobody read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_has_to_read_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let setup = Setup::new(dir.path()).listen(&address.to_string());
+    let mut child = setup.begin_unheard();
+    let web = web::Web::at(&format!("http://{address}"));
+    within("it serves", 60, async {
+        loop {
+            assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+            let answer = web.send(Method::GET, "/healthz", &[], Body::empty()).await;
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let ended = within("it ends", 30, child.wait()).await.unwrap();
+    assert_eq!(ended.code(), Some(0));
+}

@@ -139,6 +139,13 @@ impl Setup {
         }
     }
 
+    /// Starts it, with nobody who reads what it says.
+    pub fn begin_unheard(&self) -> Child {
+        let mut child = self.spawn();
+        drop((child.stdout.take(), child.stderr.take()));
+        child
+    }
+
     /// Starts it, and waits for nothing.
     pub fn begin(&self) -> Starting {
         let mut child = self.spawn();
