@@ -206,7 +206,7 @@ async fn heads_of_requests_are_bounded_and_what_is_no_http_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let node = Setup::new(dir.path()).start().await;
     let head = |headers: String| {
-        format!("GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n")
+        format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n")
             .into_bytes()
     };
     assert!(spoken(&node, &head(String::new())).await.contains("200"));
@@ -214,7 +214,7 @@ async fn heads_of_requests_are_bounded_and_what_is_no_http_is_closed() {
     assert!(spoken(&node, &head(many)).await.contains("431"));
     let long = format!("x-long: {}\r\n", text(1 << 20));
     assert!(spoken(&node, &head(long)).await.contains("431"));
-    let target = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", text(1 << 20));
+    let target = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", text(1 << 20));
     let refused = spoken(&node, target.as_bytes()).await;
     assert!(refused.contains("414") || refused.contains("431"), "{refused}");
     for noise in [&b"\0\xff\x16\x03\x01"[..], b"HELO mail\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"] {
@@ -222,7 +222,7 @@ async fn heads_of_requests_are_bounded_and_what_is_no_http_is_closed() {
         assert!(answer.is_empty() || answer.contains("400"), "{noise:?}: {answer}");
     }
     // What is said to be longer than any request is not waited for.
-    let huge = "POST /v1/topics/t/messages HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+    let huge = "POST /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                 content-type: application/json\r\ncontent-length: 999999999999\r\n\r\n";
     assert!(spoken(&node, huge.as_bytes()).await.contains("413"));
     has_no_more(&node).await;

@@ -69,7 +69,7 @@ async fn who_does_not_say_what_it_wants_is_closed_in_time() {
     for (node, first, dribble) in [
         (&node, &b""[..], &b""[..]),
         (&node, b"PRI * HTTP", b""),
-        (&node, b"GET /healthz HTTP/1.1\r\nhost: x\r\n", b""),
+        (&node, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n", b""),
         (&node, b"GET /healthz HTTP/1.1\r\n", b"x-a: b\r\nx-c: d\r\n"),
         (&secret, b"", b""),
         (&secret, b"\x16\x03\x01\x02\x00\x01", b""),
@@ -147,7 +147,7 @@ async fn uploads_that_stall_give_way_to_those_that_come_and_acks_flow() {
     for _ in 0..8 {
         let mut socket = web::connect(node.address).await;
         stalled.spawn(async move {
-            let head = b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: x\r\n\
+            let head = b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\n\
                          content-type: application/json\r\ncontent-length: 16000000\r\n\r\n";
             web::send(&mut socket, head).await;
             web::send(&mut socket, &vec![b' '; (12 << 20) - (300 << 10)]).await;

@@ -143,9 +143,9 @@ async fn whoever_does_not_finish_is_cut_off_and_it_still_ends_in_order() {
     // reads one.
     let silent = web::connect(node.address).await;
     let mut half = web::connect(node.address).await;
-    web::send(&mut half, b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: x\r\n").await;
+    web::send(&mut half, b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\n").await;
     let mut body = web::connect(node.address).await;
-    let head = b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 9000\r\n\r\nabc";
+    let head = b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9000\r\n\r\nabc";
     web::send(&mut body, head).await;
     let publisher = Client::connect(node.url.clone()).await.unwrap();
     let (tx, rx) = tokio::sync::mpsc::channel(4);
