@@ -211,7 +211,8 @@ async fn with_a_certificate_both_doors_speak_tls_and_nothing_else() {
     client.publish("t", "over gRPC").await.unwrap();
 
     let mut tls = over_tls(&node, &pem).await;
-    let request = b"GET /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let request =
+        b"GET /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     tls.write_all(request).await.unwrap();
     let mut answer = Vec::new();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut tls, &mut answer);
