@@ -24,7 +24,7 @@ fn everything() -> Vec<AccessGrant> {
 
 /// Makes a user who may do everything, with a token of the name `one`.
 async fn manager(node: &Node, name: &str) -> String {
-    node.broker.put_user(&Caller::Node, name, everything()).await.unwrap();
+    node.broker.put_user(&Caller::Node, name, everything(), None).await.unwrap();
     node.broker.make_token(&Caller::Node, name, "one").await.unwrap()
 }
 
@@ -34,7 +34,7 @@ async fn two_managers_who_go_at_the_same_time_leave_one() {
     let node = Node::start().await;
     manager(&node, "a").await;
     manager(&node, "b").await;
-    node.broker.put_user(&Caller::Node, "c", Vec::new()).await.unwrap();
+    node.broker.put_user(&Caller::Node, "c", Vec::new(), None).await.unwrap();
     let (a, b) = tokio::join!(
         node.broker.delete_user(&Caller::Node, "a"),
         node.broker.delete_user(&Caller::Node, "b"),
@@ -53,7 +53,7 @@ async fn a_token_that_is_revoked_while_the_user_changes_is_revoked() {
     let token = manager(&node, "shop").await;
     let (revoked, changed) = tokio::join!(
         node.broker.revoke_token(&Caller::Node, "shop", "one"),
-        node.broker.put_user(&Caller::Node, "shop", Vec::new()),
+        node.broker.put_user(&Caller::Node, "shop", Vec::new(), None),
     );
     (revoked.unwrap(), changed.unwrap());
     assert_eq!(node.broker.identify(Some(&token)).unwrap_err().code, "unauthenticated");
