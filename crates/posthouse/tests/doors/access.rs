@@ -55,7 +55,8 @@ async fn a_token_that_is_revoked_while_the_user_changes_is_revoked() {
         node.broker.revoke_token(&Caller::Node, "shop", "one"),
         node.broker.put_user(&Caller::Node, "shop", Vec::new(), None),
     );
-    (revoked.unwrap(), changed.unwrap());
+    revoked.unwrap();
+    changed.unwrap();
     assert_eq!(node.broker.identify(Some(&token)).unwrap_err().code, "unauthenticated");
     // And two tokens that are made at once are both there.
     let (two, three) = tokio::join!(
