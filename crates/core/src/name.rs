@@ -5,6 +5,9 @@ use std::fmt;
 /// The longest name, in bytes.
 pub const MAX_NAME_BYTES: usize = 200;
 
+/// The longest name that the system makes of those of a group and a consumer, in bytes.
+pub const MAX_SYSTEM_BYTES: usize = 2 * MAX_NAME_BYTES + 32;
+
 /// What begins the names of topics and groups that the system keeps for itself.
 pub const SYSTEM_PREFIX: char = '%';
 
@@ -43,31 +46,36 @@ pub fn check(name: &str) -> Result<(), NameError> {
     if name.starts_with(SYSTEM_PREFIX) {
         return Err(NameError::System);
     }
-    check_rest(name, name, false)
+    check_rest(name, None, MAX_NAME_BYTES)
 }
 
-/// Checks the name of something that may belong to the system.
+/// Checks the name of something that may belong to the system: such a name is made of
+/// others, and may be longer.
 ///
 /// # Errors
 /// See [`NameError`].
 pub fn check_any(name: &str) -> Result<(), NameError> {
-    check_rest(name, name.strip_prefix(SYSTEM_PREFIX).unwrap_or(name), false)
+    match name.strip_prefix(SYSTEM_PREFIX) {
+        Some("") => Err(NameError::Empty),
+        Some(_) => check_rest(name, Some(SYSTEM_PREFIX), MAX_SYSTEM_BYTES),
+        None => check(name),
+    }
 }
 
-fn check_rest(whole: &str, rest: &str, star: bool) -> Result<(), NameError> {
+/// Checks characters, of which `also` is one, and length.
+fn check_rest(rest: &str, also: Option<char>, most: usize) -> Result<(), NameError> {
     if rest.is_empty() {
         return Err(NameError::Empty);
     }
-    if whole.len() > MAX_NAME_BYTES {
-        return Err(NameError::Long { bytes: whole.len() });
+    if rest.len() > most {
+        return Err(NameError::Long { bytes: rest.len() });
     }
-    let shift = whole.len() - rest.len();
     for (at, found) in rest.char_indices() {
         let fits = found.is_ascii_alphanumeric()
             || matches!(found, '.' | '_' | '-')
-            || (star && found == '*');
+            || also == Some(found);
         if !fits {
-            return Err(NameError::Character { found, at: at + shift });
+            return Err(NameError::Character { found, at });
         }
     }
     Ok(())
@@ -89,7 +97,7 @@ impl TopicPattern {
             if text.starts_with(SYSTEM_PREFIX) {
                 return Err(NameError::System);
             }
-            check_rest(text, text, true)?;
+            check_rest(text, Some('*'), MAX_NAME_BYTES)?;
         } else {
             check_any(text)?;
         }
@@ -154,9 +162,10 @@ pub fn retry_topic(group: &str) -> String {
     format!("%retry.{group}")
 }
 
-/// The group of one consumer that asked for its own copy of what `group` gets.
+/// The group of one consumer that asked for its own copy of what `group` gets. Between
+/// the two stands what neither can have: other groups and consumers make other names.
 pub fn broadcast_group(group: &str, consumer: &str) -> String {
-    format!("%broadcast.{group}.{consumer}")
+    format!("%broadcast.{group}%{consumer}")
 }
 
 #[cfg(test)]
@@ -172,7 +181,7 @@ mod tests {
         assert_eq!(check_any("%"), Err(NameError::Empty));
         assert_eq!(check("a b"), Err(NameError::Character { found: ' ', at: 1 }));
         assert_eq!(check("%a"), Err(NameError::System));
-        assert_eq!(check_any("%%"), Err(NameError::Character { found: '%', at: 1 }));
+        assert_eq!(check_any("%a b"), Err(NameError::Character { found: ' ', at: 2 }));
         assert_eq!(check(&"x".repeat(200)), Ok(()));
         assert_eq!(check(&"x".repeat(201)), Err(NameError::Long { bytes: 201 }));
         assert_eq!(check("bestellungen-ä"), Err(NameError::Character { found: 'ä', at: 13 }));
@@ -200,6 +209,17 @@ mod tests {
             assert_eq!(pattern.matches(topic), expected, "{pattern} over {topic}");
         }
         assert_eq!(TopicPattern::parse("%dead.*"), Err(NameError::System));
+    }
+
+    #[test]
+    fn whatever_a_group_and_a_consumer_are_called_the_system_has_a_name_for_what_is_theirs() {
+        let long = "x".repeat(MAX_NAME_BYTES);
+        let own = broadcast_group(&long, &long);
+        for group in [&long, &own] {
+            assert_eq!(check_any(&dead_letter_topic(group)), Ok(()));
+            assert_eq!(check_any(&retry_topic(group)), Ok(()));
+        }
+        assert_ne!(broadcast_group("a.b", "c"), broadcast_group("a", "b.c"));
     }
 
     #[test]

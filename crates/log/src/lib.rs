@@ -209,6 +209,11 @@ pub trait Log: Send + 'static {
     /// [`Limits::max_frame_bytes`]: a fault of the caller that must not reach a disk.
     fn submit(&mut self, frame: Frame) -> Result<(), Latched>;
 
+    /// Asks for a sync of everything that is durable already, as far as none has covered it:
+    /// a log may call frames durable before. [`LogReader::synced`] moves then, and whoever
+    /// watches is called. Returns at once.
+    fn request_sync(&mut self);
+
     /// Frames handed over that are not durable yet.
     fn backlog(&self) -> usize;
 
@@ -246,6 +251,12 @@ pub trait LogReader: Clone + Send + Sync + 'static {
 
     /// The state as it is now.
     fn state(&self) -> LogState;
+
+    /// The last frame that outlives a power cut. The same as the state says, but for a log
+    /// that calls frames durable before a sync has covered them.
+    fn synced(&self) -> FrameNo {
+        self.state().durable()
+    }
 
     /// The content of a body, if it is in memory. Never blocks on a disk. Finds
     /// bodies of frames that are not durable yet, too: who asks must wait for them

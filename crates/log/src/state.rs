@@ -13,6 +13,8 @@ pub(crate) struct StateCell {
     durable: AtomicU64,
     /// What a sync has covered: behind `durable` if the log acknowledges earlier.
     synced: AtomicU64,
+    /// Somebody waits for `synced` to move.
+    sync_wanted: AtomicBool,
     open: AtomicBool,
     /// How it ended; set before `open` is cleared.
     ended: Mutex<Option<LogState>>,
@@ -31,6 +33,7 @@ impl StateCell {
         StateCell {
             durable: AtomicU64::new(durable.0),
             synced: AtomicU64::new(durable.0),
+            sync_wanted: AtomicBool::new(false),
             open: AtomicBool::new(true),
             ended: Mutex::new(None),
             watch: Mutex::new(None),
@@ -51,7 +54,18 @@ impl StateCell {
     }
 
     pub(crate) fn set_synced(&self, synced: FrameNo) {
-        self.synced.store(synced.0, Ordering::Release);
+        let moved = self.synced.swap(synced.0, Ordering::AcqRel) < synced.0;
+        if moved && self.sync_wanted.swap(false, Ordering::AcqRel) {
+            let watch = self.watch.lock();
+            if let Some(wake) = watch.as_ref() {
+                wake(&self.get());
+            }
+        }
+    }
+
+    /// The watcher is to be called when [`StateCell::synced`] moves next.
+    pub(crate) fn want_sync(&self) {
+        self.sync_wanted.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -219,3 +219,109 @@ async fn what_was_granted_to_somebody_who_has_gone_comes_to_the_next_at_once() {
         stop(broker).await;
     }
 }
+
+fn own_copy(wait_ms: u64) -> Receive {
+    Receive {
+        wait: Duration::from_millis(wait_ms),
+        consumer: "w".into(),
+        broadcast: true,
+        ..Receive::default()
+    }
+}
+
+// A group that goes by itself went although its consumer was there, and waited: for a message,
+// or for the end of its work. Its parent, whom nobody asked for, took it along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_goes_by_itself_stays_while_its_consumer_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let config = GroupPatch { expire_after_ms: Some(Some(1_000)), ..group(&["orders"]) };
+    broker.put_group(&ANYONE, "g", config).await.unwrap();
+    let other = group(&["others"]);
+    broker.put_group(&ANYONE, "other", other).await.unwrap();
+    let waiting = {
+        let broker = broker.clone();
+        tokio::spawn(async move { broker.receive(&ANYONE, "g", &own_copy(20_000)).await })
+    };
+    // Longer than the group has, and than it takes until that is looked at.
+    assert_eq!(receive(&broker, "other", 1, 3_500).await, []);
+    publish(&broker, "orders", &["a"]).await;
+    let received = waiting.await.unwrap().unwrap();
+    assert_eq!(received.len(), 1);
+    let own = posthouse_core::name::broadcast_group("g", "w");
+    assert!(broker.catalog().group_named(&own).is_some());
+    for _ in 0..20 {
+        if broker.catalog().group_named("g").is_none() {
+            break;
+        }
+        assert_eq!(receive(&broker, "other", 1, 500).await, []);
+    }
+    assert!(broker.catalog().group_named(&own).is_none(), "away, it goes");
+    assert!(broker.catalog().group_named("g").is_none());
+    stop(broker).await;
+}
+
+// The topic for the dead letters of an own group had a name that no topic may have: its
+// messages were never buried.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_own_group_has_dead_letters_and_what_is_redriven_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let config = GroupPatch { max_attempts: Some(1), ..group(&["orders"]) };
+    broker.put_group(&ANYONE, "g", config).await.unwrap();
+    assert!(broker.receive(&ANYONE, "g", &own_copy(0)).await.unwrap().is_empty());
+    publish(&broker, "orders", &["a", "b"]).await;
+    let received = broker.receive(&ANYONE, "g", &own_copy(5_000)).await.unwrap();
+    let nack = Verdict::Nack { delay_ms: None, reason: "no".into() };
+    assert_eq!(settle(&broker, "g", &received[0].receipt, nack).await, Outcome::Ok);
+    let own = posthouse_core::name::broadcast_group("g", "w");
+    let letters = loop {
+        let page = broker.letters(&ANYONE, &own, LetterCursor::default(), 10).await.unwrap();
+        if !page.letters.is_empty() {
+            break page.letters;
+        }
+        tokio::task::yield_now().await;
+    };
+    let other = letters[0].id;
+    let ids = Which::Ids(vec![other]);
+    let redriven = broker.redrive(&ANYONE, &own, &ids, None).await.unwrap();
+    assert_eq!((redriven.redriven, redriven.left), (1, 0));
+    let again = broker.redrive(&ANYONE, &own, &ids, None).await.unwrap();
+    assert_eq!(again.redriven, 0, "it is redriven once");
+    stop(broker).await;
+
+    let broker = start(dir.path()).await;
+    let mut bodies = Vec::new();
+    for _ in 0..2 {
+        let received = broker.receive(&ANYONE, "g", &own_copy(5_000)).await.unwrap();
+        bodies.extend(received.iter().map(|m| m.parts().unwrap().1.to_vec()));
+    }
+    bodies.sort();
+    assert_eq!(bodies, [b"a", b"b"]);
+    stop(broker).await;
+}
+
+// With several shards each looked for messages at the same time, and one of them let go of
+// whoever waited.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_at_several_shards_is_woken_by_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start_with(dir.path(), |options| options.shards = Some(4)).await;
+    let config = TopicPatch { partitions: Some(8), ..TopicPatch::default() };
+    broker.put_topic(&ANYONE, "orders", config).await.unwrap();
+    broker.put_group(&ANYONE, "g", group(&["orders"])).await.unwrap();
+    for round in 0..64 {
+        let waiting = {
+            let broker = broker.clone();
+            tokio::spawn(async move { receive(&broker, "g", 1, 10_000).await })
+        };
+        tokio::task::yield_now().await;
+        let began = std::time::Instant::now();
+        publish(&broker, "orders", &["a"]).await;
+        let got = waiting.await.unwrap();
+        assert_eq!(got.len(), 1, "round {round}");
+        assert!(began.elapsed() < Duration::from_secs(8), "it came at the end of the wait");
+        settle(&broker, "g", &got[0].2, Verdict::Ack).await;
+    }
+    stop(broker).await;
+}

@@ -266,6 +266,13 @@ impl Catalog {
             return Err(Refusal::Exhausted("topics"));
         }
         let wanted = config.partitions as usize;
+        if before.is_some_and(|topic| topic.role != Role::Messages) && wanted != partitions.len() {
+            return Err(Refusal::Config(ConfigError {
+                field: "partitions".into(),
+                value: wanted.to_string(),
+                limit: format!("a topic of the system keeps its {}", partitions.len()),
+            }));
+        }
         if wanted < partitions.len() {
             return Err(Refusal::Config(ConfigError {
                 field: "partitions".into(),
@@ -286,7 +293,8 @@ impl Catalog {
                 // Those of the system have one partition in every shard.
                 _ => ShardId(partitions.len() as u16),
             };
-            partitions.push(Assigned { id, shard });
+            let added_at = if before.is_some() { now } else { UnixMs(0) };
+            partitions.push(Assigned { id, shard, added_at });
         }
         let topic = Arc::new(Topic {
             id,
@@ -319,6 +327,12 @@ impl Catalog {
             if only_new || group.config == *config {
                 return Ok(Reply::Group(group.clone(), Outcome::Unchanged));
             }
+        }
+        if let Some(parent) = parent.and_then(|id| self.group(id)).filter(|p| !p.is_active()) {
+            return Err(Refusal::Deleting { kind: "group", name: parent.name.to_string() });
+        }
+        if parent.is_some_and(|id| self.group(id).is_none()) {
+            return Err(not_found("group", name));
         }
         config.check(&self.secret).map_err(Refusal::Config)?;
         let group = match before {

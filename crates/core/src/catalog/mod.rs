@@ -8,6 +8,7 @@ pub mod config;
 pub mod machine;
 mod rows;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 pub use config::{
@@ -46,12 +47,14 @@ pub enum Lifecycle {
 }
 
 /// A partition and the shard that has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assigned {
     /// The partition.
     pub id: PartitionId,
     /// The shard.
     pub shard: ShardId,
+    /// When it was added, if that was after its topic was made; else zero.
+    pub added_at: UnixMs,
 }
 
 /// A topic.
@@ -131,14 +134,6 @@ impl Group {
         })
     }
 
-    /// Whether it gets anything of the topic called `topic`.
-    pub fn gets(&self, topic: &Topic, secret: &Secret) -> bool {
-        match topic.role {
-            Role::Retry(group) => group == self.id,
-            _ => self.filters(&topic.name, secret).next().is_some(),
-        }
-    }
-
     /// The filters of the subscriptions that mean this topic: a message passes if
     /// one of them lets it through.
     pub fn filters<'a>(
@@ -200,6 +195,7 @@ pub struct Catalog {
     /// Groups by the topics that they name, and those that have patterns.
     by_topic_name: Lookup<String, Vec<GroupId>>,
     with_patterns: Vec<GroupId>,
+    expiring: BTreeSet<GroupId>,
     tokens: Lookup<Box<str>, u32>,
 }
 
@@ -219,6 +215,7 @@ impl Catalog {
             partitions: Vec::new(),
             by_topic_name: Lookup::default(),
             with_patterns: Vec::new(),
+            expiring: BTreeSet::new(),
             tokens: Lookup::default(),
         }
     }
@@ -308,7 +305,27 @@ impl Catalog {
     /// Whether a group gets something of a topic; an own group of a consumer gets
     /// what its parent does.
     pub fn gets(&self, group: &Arc<Group>, topic: &Topic) -> bool {
-        group.is_active() && topic.is_active() && self.effective(group).gets(topic, &self.secret)
+        let passes = match topic.role {
+            // What is redriven is for the one group that could not do it.
+            Role::Retry(of) => of == group.id,
+            _ => self.effective(group).filters(&topic.name, &self.secret).next().is_some(),
+        };
+        passes && group.is_active() && topic.is_active()
+    }
+
+    /// Where a group begins on a partition of a topic that it gets, if it has it not yet and
+    /// nobody says where: what is newer than the group it gets from the first message on.
+    pub fn start_on(&self, group: &Group, topic: &Topic, partition: &Assigned) -> Start {
+        match topic.created_at.max(partition.added_at) >= group.created_at {
+            true => Start::Earliest,
+            false => group.config.start,
+        }
+    }
+
+    /// Groups that go when nobody has asked for them for a time, in the order they were
+    /// made.
+    pub fn expiring(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.expiring.iter().filter_map(|id| self.group(*id))
     }
 
     /// The topics that a group gets something of, in the order they were made.
@@ -379,6 +396,9 @@ impl Catalog {
 
     fn index_group(&mut self, group: &Arc<Group>) {
         self.group_names.insert(group.name.clone(), group.id);
+        if group.config.expire_after_ms.is_some() {
+            self.expiring.insert(group.id);
+        }
         // A child is found by going through all that have patterns: its parent's
         // subscriptions may change without it.
         let mut patterns = group.parent.is_some();
@@ -396,6 +416,7 @@ impl Catalog {
     }
 
     fn unindex_group(&mut self, group: &Group) {
+        self.expiring.remove(&group.id);
         for (pattern, _) in group.subscriptions(&self.secret) {
             if let Some(name) = pattern.exact()
                 && let Some(groups) = self.by_topic_name.get_mut(name)

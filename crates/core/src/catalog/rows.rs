@@ -28,6 +28,9 @@ struct TopicRow {
     #[serde(default, skip_serializing_if = "is_default")]
     config: TopicConfig,
     partitions: Vec<(PartitionId, ShardId)>,
+    /// When partitions were added after the topic was made: each time, and from which on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    added: Vec<(u32, UnixMs)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,6 +69,18 @@ fn from_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, Malformed> {
     serde_json::from_slice(json).map_err(|e| Malformed { at: e.column() })
 }
 
+fn added(partitions: &[Assigned]) -> Vec<(u32, UnixMs)> {
+    let mut added = Vec::new();
+    let mut last = UnixMs(0);
+    for (index, partition) in (0u32..).zip(partitions) {
+        if partition.added_at != last {
+            last = partition.added_at;
+            added.push((index, last));
+        }
+    }
+    added
+}
+
 impl Stored for Arc<Topic> {
     fn to_json(&self) -> Vec<u8> {
         to_json(&TopicRow {
@@ -76,11 +91,16 @@ impl Stored for Arc<Topic> {
             created_at: self.created_at,
             config: self.config.clone(),
             partitions: self.partitions.iter().map(|p| (p.id, p.shard)).collect(),
+            added: added(&self.partitions),
         })
     }
 
     fn from_json(json: &[u8]) -> Result<Self, Malformed> {
         let row: TopicRow = from_json(json)?;
+        let added_at = |index: u32| {
+            let at = row.added.iter().rev().find(|(from, _)| *from <= index);
+            at.map_or(UnixMs(0), |(_, at)| *at)
+        };
         Ok(Arc::new(Topic {
             id: row.id,
             name: row.name,
@@ -88,10 +108,13 @@ impl Stored for Arc<Topic> {
             state: row.state,
             created_at: row.created_at,
             config: row.config,
-            partitions: row
-                .partitions
-                .into_iter()
-                .map(|(id, shard)| Assigned { id, shard })
+            partitions: (0u32..)
+                .zip(&row.partitions)
+                .map(|(index, (id, shard))| Assigned {
+                    id: *id,
+                    shard: *shard,
+                    added_at: added_at(index),
+                })
                 .collect(),
         }))
     }

@@ -12,6 +12,9 @@ use crate::words::{GroupId, PartitionId, Position, Run, ShardMs, TopicId, UnixMs
 
 use super::dedupe::Remembered;
 
+/// From how many positions on a run that begins at the floor is not gone through one by one.
+const LONG_RUN: u64 = 4_096;
+
 impl Shard {
     /// Changes the state as `record`, in frame `frame`, says.
     pub(super) fn apply_record(&mut self, frame: FrameNo, record: &Record<'_>) {
@@ -60,6 +63,12 @@ impl Shard {
                 if let Some(row) = self.partitions.get_mut(&mut self.pager, partition.0) {
                     row.swept = *upto;
                     row.bytes = row.bytes.saturating_sub(bytes);
+                    // The head may have moved on since this was decided.
+                    if row.swept < row.head {
+                        self.want_sweep(*partition);
+                    } else {
+                        self.stir(*partition);
+                    }
                 }
             }
             Record::Close { partition } => {
@@ -209,24 +218,29 @@ impl Shard {
             self.groups.remove(&mut self.pager, group.0);
         }
         self.away.retain(|(_, pair)| *pair != number);
-        self.exhausted.retain(|(pair, _)| *pair != number);
+        // What it had in flight is so no more: others of the group may have waited for that.
+        self.unblock(group);
     }
 
     fn drop_partition(&mut self, partition: PartitionId) {
         let Some(row) = self.partitions.get(partition.0) else { return };
-        for number in row.pairs.clone() {
+        let pairs = row.pairs.clone();
+        if let Some(row) = self.partitions.derived(partition.0) {
+            // None of them has to be looked for in these.
+            row.pairs.clear();
+            row.idle.clear();
+        }
+        for number in pairs {
             if let Some(group) = self.pairs.get(number).map(|pair| pair.group) {
                 self.detach(group, partition);
             }
         }
         if let Some(row) = self.partitions.get_mut(&mut self.pager, partition.0) {
-            if row.swept == row.head {
-                self.unswept.push_back(partition);
-            }
             row.dropped = true;
             row.head = row.next;
             row.pending = 0;
         }
+        self.want_sweep(partition);
         self.schedule.hours.clear(&mut self.pager, partition);
     }
 
@@ -338,7 +352,7 @@ impl Shard {
         for item in items.iter() {
             self.put(number, item.position, Slot::new(ShardMs(0), 0, 0, 0), item.key);
             if item.key == 0 {
-                self.exhausted.push_back((number, item.position));
+                self.exhausted.push_back((number, item.position, true));
                 continue;
             }
             // Whom it waits for may have gone in the same turn.
@@ -375,6 +389,9 @@ impl Shard {
             pair.next = pair.next.max(pair.floor);
             return;
         }
+        if run.first <= pair.floor && run.len > LONG_RUN {
+            return self.finish_up_to(number, group, run.end());
+        }
         for position in run.first.max(pair.floor)..run.end() {
             let Some(pair) = self.pairs.derived(number) else { return };
             let key = pair.windows.key(position);
@@ -389,9 +406,7 @@ impl Shard {
                         self.make_ready(number);
                     }
                     self.count(number, group, Some(slot), None);
-                    if !self.burying.is_empty() {
-                        self.burying.remove(&(number, position));
-                    }
+                    self.burying.remove(&(number, position));
                 }
             }
         }
@@ -431,10 +446,17 @@ impl Shard {
 
     /// Pairs of the group that might not give more may again.
     fn unblock(&mut self, group: GroupId) {
-        let blocked = self.groups.get(group.0).map_or(Vec::new(), |state| state.blocked.clone());
-        for pair in blocked {
-            self.make_ready(pair);
+        let Some(state) = self.groups.derived(group.0) else { return };
+        if state.blocked.is_empty() {
+            return;
         }
+        for number in std::mem::take(&mut state.blocked) {
+            if let Some(pair) = self.pairs.derived(number) {
+                pair.readiness = Readiness::Ready;
+                state.ready.push_back(number);
+            }
+        }
+        self.call(group);
     }
 
     fn apply_extend(
@@ -467,7 +489,6 @@ impl Shard {
             pair.next = position;
             pair.done_above = 0;
         }
-        self.exhausted.retain(|(pair, _)| *pair != number);
         self.stir(partition);
         self.make_ready(number);
         self.unblock(group);
@@ -485,6 +506,9 @@ impl Shard {
         for slot in slots {
             self.count(number, group, Some(slot), None);
         }
+        self.exhausted.retain(|(pair, ..)| *pair != number);
+        self.unburied.retain(|(pair, _)| *pair != number);
+        self.burying.retain(|(pair, _), _| *pair != number);
     }
 
     fn apply_trim(
@@ -495,14 +519,12 @@ impl Shard {
         why: TrimReason,
     ) {
         let Some(row) = self.partitions.get_mut(&mut self.pager, partition.0) else { return };
-        if row.swept == row.head {
-            self.unswept.push_back(partition);
-        }
         row.head = head;
         row.head_at = head_at;
         for number in row.pairs.clone() {
             self.raise_floor(number, head, why);
         }
+        self.want_sweep(partition);
         self.stir(partition);
     }
 
@@ -515,23 +537,33 @@ impl Shard {
         let (group, windows) = (pair.group, &pair.windows);
         let done = windows.done_above(pair.floor) - windows.done_above(head);
         let unread = (head - pair.floor) - done;
+        self.finish_up_to(number, group, head);
+        if let Some(pair) = self.pairs.get_mut(&mut self.pager, number)
+            && !matches!(why, TrimReason::Purged | TrimReason::Acknowledged)
+        {
+            pair.dropped += unread;
+        }
+        self.settle_floor(number, group);
+    }
+
+    /// Everything below `end` is done, however much that is: only what is in flight or
+    /// waits is looked at.
+    fn finish_up_to(&mut self, number: u32, group: GroupId, end: Position) {
+        let Some(pair) = self.pairs.get(number) else { return };
         let mut used = Vec::new();
-        windows.for_each_used(|position, _, _| {
-            if position < head {
+        pair.windows.for_each_used(|position, _, _| {
+            if position < end {
                 used.push(position);
             }
         });
         for first in used {
             self.finish_run(number, group, Run { first, len: 1 });
         }
-        let Some(pair) = self.pairs.get_mut(&mut self.pager, number) else { return };
-        if !matches!(why, TrimReason::Purged | TrimReason::Acknowledged) {
-            pair.dropped += unread;
+        if let Some(pair) = self.pairs.get_mut(&mut self.pager, number) {
+            pair.floor = pair.floor.max(end);
+            pair.next = pair.next.max(pair.floor);
+            pair.done_above = pair.windows.done_above(pair.floor);
         }
-        pair.floor = head;
-        pair.next = pair.next.max(head);
-        pair.done_above = pair.windows.done_above(head);
-        self.settle_floor(number, group);
     }
 
     /// The topic of a partition.

@@ -79,7 +79,7 @@ pub enum LaterOutcome {
 }
 
 /// A message that a consumer was given, as its receipt says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
     /// The group.
     pub group: GroupId,

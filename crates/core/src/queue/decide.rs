@@ -1,5 +1,6 @@
 //! Commands become records with absolute results, and replies.
 
+use hashbrown::HashSet;
 use posthouse_frame::{BodyBuf, FrameBuf};
 
 use super::command::{
@@ -47,7 +48,7 @@ impl Shard {
             Command::Extend { held, lease_ms } => self.extend(held, *lease_ms, now, out),
             Command::Claim(claim) => return self.claim(claim, catalog, chunks, now, out),
             Command::Attach { group, partition, topic, start } => {
-                return self.attach_at(*group, *partition, *topic, *start, chunks, out);
+                return self.attach_at(*group, *partition, *topic, *start, catalog, chunks, out);
             }
             Command::Detach { group, partition } => {
                 if self.pair(*group, *partition).is_some() {
@@ -104,12 +105,11 @@ impl Shard {
                 Err(refusal) => return Reply::Refused(refusal),
             }
         }
-        let mut opened: Vec<PartitionId> = Vec::new();
+        let mut opened: HashSet<PartitionId, foldhash::fast::RandomState> = HashSet::default();
         for (batch, plan) in batches.iter_mut().zip(&planned) {
             let (partition, topic) = (batch.partition, batch.topic);
-            if self.partition(partition).is_none() && !opened.contains(&partition) {
+            if self.partition(partition).is_none() && opened.insert(partition) {
                 Record::Open { partition, topic }.write(out);
-                opened.push(partition);
             }
             let left_out = plan.left_out();
             let bodies = std::mem::take(&mut batch.bodies);
@@ -339,7 +339,7 @@ impl Shard {
     }
 
     fn nack(&self, given: &[GivenBack], catalog: &Catalog, now: Now, out: &mut FrameBuf) -> Reply {
-        let mut taken: Vec<Held> = Vec::new();
+        let mut taken: HashSet<Held, foldhash::fast::RandomState> = HashSet::default();
         let settled = given.iter().map(|back| {
             let held = back.held;
             let slot = match self.held(&held) {
@@ -348,7 +348,7 @@ impl Shard {
                 Err(why) => return why,
             };
             if given.len() > 1 {
-                taken.push(held);
+                taken.insert(held);
             }
             let config = catalog.group(held.group).map(|group| &catalog.effective(group).config);
             let (most, backoff_ms) = config.map_or((u16::MAX, 0), |config| {
@@ -371,16 +371,21 @@ impl Shard {
         Reply::Settled(settled.collect())
     }
 
+    #[allow(clippy::too_many_arguments)] // The fields of one command, matched apart.
     fn attach_at(
         &self,
         group: GroupId,
         partition: PartitionId,
         topic: TopicId,
         start: Target,
+        catalog: &Catalog,
         chunks: &impl Chunks,
         out: &mut FrameBuf,
     ) -> Result<Reply, Miss> {
-        if self.pair(group, partition).is_some() {
+        // Topic or group may have been deleted while this was on its way.
+        let is_there = self.takes(partition, topic, catalog)
+            && catalog.group(group).is_some_and(|group| group.is_active());
+        if !is_there || self.pair(group, partition).is_some() {
             return Ok(Reply::Done);
         }
         let floor = self.position_of(partition, start, chunks)?;
@@ -389,6 +394,12 @@ impl Shard {
         }
         Record::Attach { group, partition, floor }.write(out);
         Ok(Reply::Done)
+    }
+
+    /// Whether anything can come to a partition: it is there, and so is its topic.
+    fn takes(&self, partition: PartitionId, topic: TopicId, catalog: &Catalog) -> bool {
+        catalog.topic(topic).is_some_and(|topic| topic.is_active())
+            && self.partition(partition).is_none_or(|row| !row.dropped)
     }
 
     /// The position that a target means now.
@@ -465,6 +476,9 @@ impl Shard {
         if !still {
             return Reply::Refused(Refusal::Gone);
         }
+        if !self.takes(to, topic, catalog) {
+            return Reply::Refused(Refusal::NoPartition(to));
+        }
         let source = Some((held.group, held.partition, held.position));
         let next = self.open_for(to, topic, GroupId::OPERATOR, out);
         let id = self.id_of(burial.partition, &burial.found, catalog);
@@ -519,6 +533,9 @@ impl Shard {
         out: &mut FrameBuf,
     ) -> Result<Reply, Miss> {
         let Some(row) = self.partition(from) else { return Ok(Reply::Count(0)) };
+        if !self.takes(to, topic, catalog) {
+            return Ok(Reply::Refused(Refusal::NoPartition(to)));
+        }
         letters.sort_by_key(|(position, _)| *position);
         letters.dedup_by_key(|(position, _)| *position);
         letters.retain(|(position, _)| self.is_letter(from, *position));
@@ -590,7 +607,7 @@ impl Shard {
 #[derive(Default)]
 struct Planning {
     /// Several batches may go to one partition: where its end will be.
-    ends: Vec<(PartitionId, Position)>,
+    ends: Lookup<PartitionId, Position>,
     /// The number of the next scheduled message.
     seq: Seq,
     /// Publish ids: the digest of the message, and where it goes.
@@ -608,19 +625,13 @@ impl Planning {
         if is_later {
             return self.seq;
         }
-        match self.ends.iter().find(|(p, _)| *p == partition) {
-            Some((_, end)) => *end,
-            None => {
-                self.ends.push((partition, next));
-                next
-            }
-        }
+        *self.ends.entry(partition).or_insert(next)
     }
 
     fn advance(&mut self, partition: PartitionId, count: u64, is_later: bool) {
         if is_later {
             self.seq += count;
-        } else if let Some((_, end)) = self.ends.iter_mut().find(|(p, _)| *p == partition) {
+        } else if let Some(end) = self.ends.get_mut(&partition) {
             *end += count;
         }
     }

@@ -50,8 +50,20 @@ pub struct Due {
     pub more: bool,
 }
 
+/// The most messages that are on their way to the dead letters,
+const BURIALS: usize = 256;
+
+/// and of their bodies the most bytes; one more may come on top.
+const BURIAL_BYTES: u64 = 16 << 20;
+
 /// Trims of one partition are this far apart at least.
 const TRIM_EVERY_MS: u64 = 1_000;
+
+/// Messages whose bytes one trim counts.
+const TRIM_LOOKS: usize = 20_000;
+
+/// A trim that needs a block is tried again after so long.
+const TRIM_AGAIN_MS: u64 = 50;
 
 impl Shard {
     /// Does what is due: writes records into `out`, which the caller applies at once.
@@ -85,7 +97,10 @@ impl Shard {
 
     /// Whether [`Shard::due`] has something to do whatever the time.
     pub fn has_chores(&self) -> bool {
-        !self.exhausted.is_empty() || !self.stirred.is_empty() || !self.unswept.is_empty()
+        !self.exhausted.is_empty()
+            || !self.stirred.is_empty()
+            || !self.unswept.is_empty()
+            || (!self.unburied.is_empty() && self.may_bury())
     }
 
     /// What ended may be granted again; its group is called.
@@ -103,7 +118,7 @@ impl Shard {
                     // A message whose attempts are used up, or that has expired and is
                     // to be buried, must go although nobody asks; whether it is one, the
                     // configuration says.
-                    self.exhausted.push_back((number, position));
+                    self.exhausted.push_back((number, position, false));
                     any = true;
                 }
             }
@@ -129,21 +144,28 @@ impl Shard {
     ) {
         let mut waiting = Vec::new();
         for _ in 0..budget {
-            let Some((number, position)) = self.exhausted.pop_front() else { break };
-            if let Err(miss) = self.exhaust_one(number, position, catalog, chunks, now, out, due) {
+            let unburied = if self.may_bury() { self.unburied.pop_front() } else { None };
+            let next = unburied.map(|(number, position)| (number, position, true));
+            let Some(next) = next.or_else(|| self.exhausted.pop_front()) else { break };
+            if let Err(miss) = self.exhaust_one(next, catalog, chunks, now, out, due) {
                 due.misses.push(miss);
-                waiting.push((number, position));
+                waiting.push(next);
             }
         }
         due.more |= !self.exhausted.is_empty();
         self.exhausted.extend(waiting);
     }
 
+    /// Whether another message may be on its way to the dead letters.
+    fn may_bury(&self) -> bool {
+        let bytes: u64 = self.burying.values().map(|len| u64::from(*len)).sum();
+        self.burying.len() < BURIALS && bytes < BURIAL_BYTES
+    }
+
     #[allow(clippy::too_many_arguments)] // One message, with all it takes to judge it.
     fn exhaust_one(
         &mut self,
-        number: u32,
-        position: Position,
+        (number, position, is_alone): (u32, Position, bool),
         catalog: &Catalog,
         chunks: &impl Chunks,
         now: Now,
@@ -164,6 +186,7 @@ impl Shard {
         // It had expired when the group came to it.
         let is_over = slot.is_chained() && pair.windows.key(position) == 0;
         if !is_used_up && !is_over && !buries {
+            self.give_again(number, position, is_alone);
             return Ok(());
         }
         let skips = match is_used_up {
@@ -174,7 +197,6 @@ impl Shard {
             let why = if is_used_up { SkipReason::Exhausted } else { SkipReason::Expired };
             let (next, runs) = (pair.next, [Run { first: position, len: 1 }]);
             let runs = List::Slice(&runs);
-            self.burying.insert((number, position), ());
             Record::Skip { group, partition, next, why, runs }.write(out);
             return Ok(());
         }
@@ -186,8 +208,16 @@ impl Shard {
             (true, true) => DeadReason::LeaseExpired,
             (true, false) => DeadReason::Nacked,
             (false, _) if found.is_expired(now.wall) => DeadReason::Expired,
-            (false, _) => return Ok(()),
+            (false, _) => {
+                self.give_again(number, position, is_alone);
+                return Ok(());
+            }
         };
+        if !self.may_bury() {
+            self.unburied.push_back((number, position));
+            return Ok(());
+        }
+        self.burying.insert((number, position), found.body.len);
         due.burials.push(Burial {
             group,
             partition,
@@ -197,15 +227,22 @@ impl Shard {
             reason,
             error: pair.windows.reason(position).unwrap_or_default().to_owned(),
         });
-        self.burying.insert((number, position), ());
         Ok(())
+    }
+
+    /// It may have more attempts than when it was taken out to be buried.
+    fn give_again(&mut self, number: u32, position: Position, is_alone: bool) {
+        if is_alone && let Some(pair) = self.pairs.derived(number) {
+            pair.again.push_back(position);
+            self.make_ready(number);
+        }
     }
 
     /// A burial that was asked for has failed: it will be asked for again.
     pub fn bury_again(&mut self, group: GroupId, partition: PartitionId, position: Position) {
         if let Some(number) = self.pair_of.get(&(group, partition)).copied() {
             self.burying.remove(&(number, position));
-            self.exhausted.push_back((number, position));
+            self.exhausted.push_back((number, position, true));
         }
     }
 
@@ -220,7 +257,8 @@ impl Shard {
         out: &mut FrameBuf,
         due: &mut Due,
     ) {
-        for id in self.stirred.split_off(self.stirred.len().saturating_sub(budget)) {
+        for _ in 0..budget {
+            let Some(id) = self.stirred.pop_front() else { break };
             if let Some(row) = self.partitions.derived(id.0) {
                 row.stirred = false;
                 if !row.dated {
@@ -232,18 +270,19 @@ impl Shard {
             let Some(id) = self.dates.peek().filter(|d| d.0.0 <= now.wall.0).map(|d| d.0.1) else {
                 break;
             };
+            self.dates.pop();
             match self.trim(id, catalog, chunks, now, out) {
-                Ok(()) => {
-                    self.dates.pop();
+                Ok(cut_short) => {
                     if let Some(row) = self.partitions.derived(id.0) {
-                        row.dated = false;
+                        (row.dated, row.cut_short) = (false, cut_short);
                     }
                     // What the trim left is looked at when it has been applied.
                     self.stir(id);
                 }
+                // Others do not wait for its block, which may be one that cannot be read.
                 Err(miss) => {
                     due.misses.push(miss);
-                    break;
+                    self.dates.push(std::cmp::Reverse((now.wall.0 + TRIM_AGAIN_MS, id)));
                 }
             }
         }
@@ -266,30 +305,50 @@ impl Shard {
         if row.is_empty() || row.dropped {
             return;
         }
+        let (head_at, pause_ms) = (row.head_at, if row.cut_short { 1 } else { TRIM_EVERY_MS });
         let date = match &topic.config.retention {
             Retention::Acknowledged { min_age_ms } => {
                 // Something is blocked by a group that has not got so far: its next
                 // acknowledgement stirs the partition.
-                if self.least_floor(id) == row.head {
+                if self.is_held_back(id) {
                     return;
                 }
-                row.head_at.plus(*min_age_ms)
+                head_at.plus(*min_age_ms)
             }
             Retention::Limits { max_age_ms, max_bytes, max_count } => {
                 let over = max_bytes.is_some_and(|most| row.bytes > most)
                     || max_count.is_some_and(|most| row.len() > most);
                 match max_age_ms {
                     _ if over => now.wall,
-                    Some(most) => row.head_at.plus(*most),
+                    Some(most) => head_at.plus(*most),
                     None => return,
                 }
             }
         };
-        let date = date.max(now.wall.plus(TRIM_EVERY_MS));
+        let date = date.max(now.wall.plus(pause_ms));
         self.dates.push(std::cmp::Reverse((date.0, id)));
         if let Some(row) = self.partitions.derived(id.0) {
             row.dated = true;
         }
+    }
+
+    /// Whether some group is not done with the first message. Looks on from where the
+    /// last such group was found, so that with many groups it is not a search of all of
+    /// them for every message.
+    fn is_held_back(&mut self, id: PartitionId) -> bool {
+        let Some(row) = self.partitions.get(id.0) else { return false };
+        let holds =
+            |number: &u32| self.pairs.get(*number).is_some_and(|pair| pair.floor <= row.head);
+        let start = row.holder.min(row.pairs.len());
+        let (before, from) = row.pairs.split_at(start);
+        let found = match from.iter().position(holds) {
+            Some(at) => Some(start + at),
+            None => before.iter().position(holds),
+        };
+        if let (Some(at), Some(row)) = (found, self.partitions.derived(id.0)) {
+            row.holder = at;
+        }
+        found.is_some()
     }
 
     /// The first position that some group is not done with.
@@ -299,7 +358,8 @@ impl Shard {
         floors.fold(row.next, Position::min).max(row.head)
     }
 
-    /// Lets go what has been kept long enough.
+    /// Lets go what has been kept long enough. Returns whether there may be more, which
+    /// was too much for one look.
     fn trim(
         &self,
         partition: PartitionId,
@@ -307,9 +367,10 @@ impl Shard {
         chunks: &impl Chunks,
         now: Now,
         out: &mut FrameBuf,
-    ) -> Result<(), Miss> {
-        let Some(row) = self.partitions.get(partition.0) else { return Ok(()) };
-        let Some(topic) = catalog.topic(row.topic) else { return Ok(()) };
+    ) -> Result<bool, Miss> {
+        let Some(row) = self.partitions.get(partition.0) else { return Ok(false) };
+        let Some(topic) = catalog.topic(row.topic) else { return Ok(false) };
+        let mut cut_short = false;
         let older_than = |ms: u64, end: Position| {
             let time = UnixMs((now.wall.0 + 1).saturating_sub(ms));
             self.index.first_at(chunks, partition, row.chain, row.head..end, time)
@@ -330,7 +391,8 @@ impl Shard {
                     trim = (row.next - most, TrimReason::Count);
                 }
                 if let Some(most) = max_bytes {
-                    let head = self.head_within(partition, *most, chunks)?;
+                    let (head, is_last) = self.head_within(partition, *most, chunks)?;
+                    cut_short = !is_last;
                     if head > trim.0 {
                         trim = (head, TrimReason::Bytes);
                     }
@@ -343,27 +405,36 @@ impl Shard {
             let head_at = at_head.map_or(now.wall, |found| found.at);
             Record::Trim { partition, head, head_at, why }.write(out);
         }
-        Ok(())
+        Ok(cut_short)
     }
 
-    /// The first position from which on a partition has at most `most` bytes.
+    /// The first position from which on a partition has at most `most` bytes, and `true`;
+    /// if that is further than one look goes, how far it went.
     fn head_within(
         &self,
         partition: PartitionId,
         most: u64,
         chunks: &impl Chunks,
-    ) -> Result<Position, Miss> {
-        let Some(row) = self.partitions.get(partition.0) else { return Ok(0) };
-        let mut bytes = row.bytes;
-        let mut head = row.swept;
-        if bytes > most {
-            self.index.walk(chunks, partition, row.chain, row.swept..row.next, |found| {
-                bytes -= u64::from(found.body.len).min(bytes);
-                head = found.position + 1;
-                if bytes <= most { Step::Stop } else { Step::On }
-            })?;
+    ) -> Result<(Position, bool), Miss> {
+        let Some(row) = self.partitions.get(partition.0) else { return Ok((0, true)) };
+        if row.bytes <= most {
+            return Ok((row.head, true));
         }
-        Ok(head.max(row.head))
+        if row.swept < row.head {
+            // What the bytes are without what went before is known when that is swept.
+            return Ok((row.head, false));
+        }
+        let (mut bytes, mut head, mut looked) = (row.bytes, row.head, 0);
+        let walked = self.index.walk(chunks, partition, row.chain, row.head..row.next, |found| {
+            bytes -= u64::from(found.body.len).min(bytes);
+            head = found.position + 1;
+            looked += 1;
+            if bytes <= most || looked == TRIM_LOOKS { Step::Stop } else { Step::On }
+        });
+        match walked {
+            Err(miss) if looked == 0 => Err(miss),
+            _ => Ok((head, bytes <= most)),
+        }
     }
 
     /// Counts what trimmed messages occupied, and gives it back.
@@ -375,6 +446,8 @@ impl Shard {
                 break;
             }
             let Some(partition) = self.unswept.pop_front() else { break };
+            let Some(row) = self.partitions.derived(partition.0) else { continue };
+            row.sweeping = false;
             let Some(row) = self.partitions.get(partition.0) else { continue };
             let mut freed: Vec<Freed> = Vec::new();
             let mut upto = row.swept;
@@ -394,7 +467,7 @@ impl Shard {
                 Record::Sweep { partition, upto, freed: List::Slice(&freed) }.write(out);
             }
             if upto < row.head {
-                self.unswept.push_back(partition);
+                self.want_sweep(partition);
             } else if row.dropped {
                 Record::Close { partition }.write(out);
             }

@@ -57,8 +57,10 @@ impl Shard {
         }
         let mut items: Vec<Item> = Vec::new();
         let mut gone: Vec<(CancelReason, Pending)> = Vec::new();
+        let mut spent: usize = 0;
         for (way, part) in [(Way::OnTime, 1), (Way::Late, 2)] {
-            let mut left = budget / part;
+            // One message may be much larger than what is left: then it is the last.
+            let mut left = (budget / part).min((budget + budget / 2).saturating_sub(spent));
             loop {
                 if left == 0 || items.len() + gone.len() >= MOST {
                     due.more = true;
@@ -66,7 +68,8 @@ impl Shard {
                 }
                 match self.schedule.next(way, chunks, now.wall, &mut due.ahead) {
                     Next::Item(item) => {
-                        left = left.saturating_sub(item.body_len() as usize + EACH_BYTES);
+                        let bytes = item.body_len() as usize + EACH_BYTES;
+                        (left, spent) = (left.saturating_sub(bytes), spent + bytes);
                         match self.is_gone(&item) {
                             Some(why) => gone.push((why, of(&item))),
                             None => {

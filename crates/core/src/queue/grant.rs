@@ -13,15 +13,16 @@ use super::Shard;
 use super::command::{Claim, Reply};
 use super::pair::{Pair, Readiness};
 use super::window::State;
-use crate::catalog::{Catalog, DeadLetter, Expired, GroupConfig, Order, Topic};
+use crate::catalog::{Catalog, DeadLetter, Expired, GroupConfig, Order, Role, Topic};
 use crate::chunk::{Chunks, Miss};
 use crate::filter::Filter;
 use crate::index::{Found, Step};
 use crate::record::{AgainRun, Chained, Grant, Keys, List, Record, SkipReason};
 use crate::words::{Fence, GroupId, Now, PartitionId, Position, Run, ShardMs, TopicId};
 
-/// The most positions that one search passes before others get their turn.
-const SEARCH: usize = 8192;
+/// The most positions that one ask looks at, over all partitions, before others get their
+/// turn. What it writes is bounded by that, too.
+const SEARCH: usize = 16_384;
 
 /// The most positions of a pair that wait for an earlier one of their key. Beyond
 /// it the search waits.
@@ -95,6 +96,8 @@ pub struct Granted {
     pub peek: Option<Peek>,
     /// Whether a search ended early and would go on if asked again.
     pub more: bool,
+    /// How many positions were looked at.
+    pub looked: usize,
     /// Whether there is no room for a consumer of a new name.
     pub too_many_consumers: bool,
 }
@@ -125,6 +128,8 @@ struct Room {
     bytes: u64,
     in_flight: u64,
     is_first: bool,
+    /// How many positions may still be looked at.
+    search: usize,
 }
 
 /// How the turn of a pair ended.
@@ -191,15 +196,31 @@ impl Shard {
                 .max_in_flight
                 .map_or(u64::MAX, |most| u64::from(most).saturating_sub(state.in_flight)),
             is_first: true,
+            search: SEARCH,
+        };
+        // What was redriven is in another topic. Of a group that gets nothing but this one it
+        // can only be of this one.
+        let takes_retries = ask
+            .topic
+            .and_then(|id| catalog.topic(id))
+            .is_some_and(|topic| config.subscriptions.iter().all(|of| *of.topic == *topic.name));
+        let is_retry = |id: Option<TopicId>| {
+            let topic = id.and_then(|id| catalog.topic(id));
+            topic.is_some_and(|topic| matches!(topic.role, Role::Retry(_)))
         };
         let mut fence = self.counters.fence;
         for _ in 0..state.ready.len() {
             if room.is_full() || granted.peek.is_some() {
                 break;
             }
+            if room.search == 0 {
+                granted.more = true;
+                break;
+            }
             let Some(number) = self.pop_ready(ask.group) else { break };
             let wanted = self.pairs.get(number).is_some_and(|pair| {
-                ask.topic.is_none() || ask.topic == self.topic_of(pair.partition)
+                let topic = self.topic_of(pair.partition);
+                ask.topic.is_none() || ask.topic == topic || (takes_retries && is_retry(topic))
             });
             if !wanted {
                 self.push_ready(ask.group, number);
@@ -211,6 +232,7 @@ impl Shard {
             self.end_turn(number, turn, ask, chunks, catalog, &plan, &mut granted);
             self.write_plan(number, plan, ask, now, &mut fence, out, &mut granted.deliveries);
         }
+        granted.looked = SEARCH - room.search;
         granted
     }
 
@@ -288,13 +310,16 @@ impl Shard {
         let mut exhausted = Vec::new();
         let mut over_cap = Vec::new();
         let mut miss = None;
-        while let Some(position) = waiting.pop_front() {
+        while room.search > 0
+            && let Some(position) = waiting.pop_front()
+        {
+            room.search -= 1;
             match self.plan_again(number, position, config, chunks, now, room, plan) {
                 Again::Granted | Again::Void => {}
-                Again::Over => exhausted.push((number, position)),
+                Again::Over => exhausted.push((number, position, true)),
                 // What somebody had is in flight already: it may be behind this one.
-                Again::OverCap if over_cap.len() < SEARCH => over_cap.push(position),
-                Again::OverCap | Again::NoRoom => {
+                Again::OverCap => over_cap.push(position),
+                Again::NoRoom => {
                     waiting.push_front(position);
                     break;
                 }
@@ -305,7 +330,8 @@ impl Shard {
                 }
             }
         }
-        let (wants_room, wants_cap) = (!waiting.is_empty(), !over_cap.is_empty());
+        let wants_cap = !over_cap.is_empty();
+        let wants_room = !waiting.is_empty();
         over_cap.into_iter().rev().for_each(|position| waiting.push_front(position));
         self.exhausted.extend(exhausted);
         let Some(pair) = self.pairs.derived(number) else { return Turn::Drained };
@@ -320,6 +346,9 @@ impl Shard {
         });
         match (turn, miss) {
             (_, Some(miss)) => Turn::Away(miss),
+            // So many wait for one that is in flight that nothing else was looked at: when
+            // it is done is the time to look again.
+            _ if wants_cap && room.search == 0 => Turn::Blocked,
             (Turn::Drained | Turn::Blocked, None) if wants_room => Turn::More,
             (Turn::Drained, None) if wants_cap => Turn::Blocked,
             (turn, None) => turn,
@@ -400,15 +429,14 @@ impl Shard {
         let window_end = pair.floor.saturating_add(config.window.into());
         let end = upto.unwrap_or(row.next).min(row.next).min(window_end);
         let keyed = config.order == Order::Key;
-        let mut searched = 0;
         let mut turn = None;
         let range = plan.next.max(row.head)..end;
         let walked = self.index.walk(chunks, pair.partition, row.chain, range, |found| {
-            if searched == SEARCH {
+            if room.search == 0 {
                 turn = Some(Turn::More);
                 return Step::Stop;
             }
-            searched += 1;
+            room.search -= 1;
             let position = found.position;
             let is_expired = found.is_expired(now.wall);
             if is_expired && !plan.buries {
@@ -599,6 +627,7 @@ impl Shard {
                 .max_in_flight
                 .map_or(u64::MAX, |most| u64::from(most).saturating_sub(state.in_flight)),
             is_first: true,
+            search: SEARCH,
         };
         let topic = catalog.topic_of(claim.partition);
         let buries = topic.is_some_and(|topic| buries_expired(topic, config));
@@ -651,9 +680,7 @@ pub(super) fn buries_expired(topic: &Topic, config: &GroupConfig) -> bool {
 /// Whether a message passes the group's filters for its topic; `None` if the text is
 /// needed to say.
 fn verdict(catalog: &Catalog, group: GroupId, topic: &Arc<Topic>, found: &Found) -> Option<bool> {
-    if topic.role != crate::catalog::Role::Messages
-        && matches!(topic.role, crate::catalog::Role::Retry(of) if of == group)
-    {
+    if matches!(topic.role, Role::Retry(of) if of == group) {
         return Some(true);
     }
     let Some(group) = catalog.group(group) else { return Some(false) };

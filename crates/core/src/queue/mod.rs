@@ -31,7 +31,7 @@ mod transact;
 mod transaction;
 mod window;
 
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use posthouse_frame::FrameNo;
 use posthouse_frame::varint::{self, Cursor, Malformed};
@@ -85,14 +85,18 @@ pub struct Shard {
     called: Vec<GroupId>,
     /// Pairs that wait for a block.
     away: Vec<(crate::chunk::Miss, u32)>,
-    /// Messages whose last attempt has failed, or that have expired and are to be buried.
-    exhausted: VecDeque<(u32, Position)>,
+    /// Messages whose last attempt may have failed, or that may have expired and are to be
+    /// buried, and whether nobody else knows of them: what is not to be buried after all is
+    /// granted again then.
+    exhausted: VecDeque<(u32, Position, bool)>,
     /// How many messages were passed over because they had expired.
     expired: u64,
-    /// Those that are being buried.
-    burying: Lookup<(u32, Position), ()>,
-    /// Partitions to look at: something came or went.
-    stirred: Vec<PartitionId>,
+    /// Those that wait to be buried.
+    unburied: VecDeque<(u32, Position)>,
+    /// Those that are being buried, with the bytes of their bodies.
+    burying: BTreeMap<(u32, Position), u32>,
+    /// Partitions to look at: something came or went. In turn.
+    stirred: VecDeque<PartitionId>,
     /// When to look at a partition again.
     dates: BinaryHeap<std::cmp::Reverse<(u64, PartitionId)>>,
     /// Partitions with something to sweep.
@@ -177,8 +181,9 @@ impl Shard {
             away: Vec::new(),
             exhausted: VecDeque::new(),
             expired: 0,
-            burying: Lookup::default(),
-            stirred: Vec::new(),
+            unburied: VecDeque::new(),
+            burying: BTreeMap::new(),
+            stirred: VecDeque::new(),
             dates: BinaryHeap::new(),
             unswept: VecDeque::new(),
         }
@@ -289,6 +294,11 @@ impl Shard {
         }
     }
 
+    /// Whether anything of a group may have something to give, as far as is known.
+    pub fn has_ready(&self, group: GroupId) -> bool {
+        self.groups.get(group.0).is_some_and(|group| !group.ready.is_empty())
+    }
+
     /// The group's configuration has changed: everything it has may have something to
     /// give now.
     pub fn poke(&mut self, group: GroupId) {
@@ -355,7 +365,17 @@ impl Shard {
             && !partition.stirred
         {
             partition.stirred = true;
-            self.stirred.push(id);
+            self.stirred.push_back(id);
+        }
+    }
+
+    /// Puts a partition in line for its sweep, if it is not.
+    fn want_sweep(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partitions.derived(id.0)
+            && !partition.sweeping
+        {
+            partition.sweeping = true;
+            self.unswept.push_back(id);
         }
     }
 

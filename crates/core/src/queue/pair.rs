@@ -99,7 +99,11 @@ impl Pair {
     pub(super) fn unlock(&mut self, key: u64, position: Position) -> Option<Position> {
         let queue = self.keys.get_mut(&key)?;
         let was_first = queue.front() == Some(&position);
-        queue.retain(|p| *p != position);
+        if was_first {
+            queue.pop_front();
+        } else if let Ok(at) = queue.binary_search(&position) {
+            queue.remove(at);
+        }
         let successor = queue.front().copied();
         if successor.is_none() {
             self.keys.remove(&key);

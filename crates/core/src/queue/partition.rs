@@ -39,6 +39,12 @@ pub struct Partition {
     pub stirred: bool,
     /// Whether the housekeeper has a date with it.
     pub dated: bool,
+    /// Whether the last trim ended before its end.
+    pub cut_short: bool,
+    /// Whether it is in line for its sweep.
+    pub sweeping: bool,
+    /// Where in `pairs` the last group stood that had not got beyond `head`.
+    pub holder: usize,
 }
 
 impl Partition {
@@ -58,6 +64,9 @@ impl Partition {
             idle: Vec::new(),
             stirred: false,
             dated: false,
+            cut_short: false,
+            sweeping: false,
+            holder: 0,
         }
     }
 

@@ -113,7 +113,7 @@ impl Machine for Shard {
             .collect();
         for (id, unswept, has_messages) in rows {
             if unswept {
-                self.unswept.push_back(id);
+                self.want_sweep(id);
             }
             if has_messages {
                 self.stir(id);
@@ -165,7 +165,7 @@ impl Shard {
                 let at = slot.visible_at();
                 self.deadlines.push_one(&mut deadline, at, number, position);
             } else if key == 0 {
-                self.exhausted.push_back((number, position));
+                self.exhausted.push_back((number, position, true));
             } else if pair.is_first_of(key, position) {
                 pair.again.push_back(position);
             }

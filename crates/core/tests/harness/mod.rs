@@ -322,7 +322,7 @@ impl World {
     pub fn receive(&mut self, ask: &Ask<'_>, judge: &dyn Fn(&Found) -> bool) -> Vec<Delivery> {
         for _ in 0..1000 {
             let before = self.open.meta().len();
-            let Granted { deliveries, misses, peek, more, too_many_consumers } =
+            let Granted { deliveries, misses, peek, more, too_many_consumers, .. } =
                 self.shard.grant(ask, &self.catalog, &self.store, self.now, &mut self.open);
             assert!(!too_many_consumers);
             self.apply_from(before);

@@ -296,6 +296,17 @@ impl Log for LocalLog {
         Ok(())
     }
 
+    fn request_sync(&mut self) {
+        let shared = self.shared.clone();
+        shared.state.want_sync();
+        match &mut self.engine {
+            Some(Engine::Steps(writer)) if shared.state.is_open() => {
+                threads::guarded(&shared, writer, Writer::sync);
+            }
+            _ => shared.queue.want_sync(),
+        }
+    }
+
     fn backlog(&self) -> usize {
         (self.tail.0 - self.shared.state.durable().0.min(self.tail.0)) as usize
     }

@@ -23,6 +23,8 @@ pub(crate) enum Stop {
 pub(crate) enum Job {
     /// Write the batch.
     Frames,
+    /// Sync what was written.
+    Sync,
     /// The time given has passed and nothing came.
     Timeout,
     /// End.
@@ -42,6 +44,8 @@ struct Inner {
     latched: bool,
     /// The writing thread sleeps and wants to be woken.
     asleep: bool,
+    /// The owner has asked for a sync.
+    sync: bool,
     stop: Option<Stop>,
 }
 
@@ -74,6 +78,12 @@ impl Queue {
         drop(waiting);
     }
 
+    /// Asks the writing thread for a sync.
+    pub(crate) fn want_sync(&self) {
+        self.inner.lock().sync = true;
+        self.more.notify_one();
+    }
+
     pub(crate) fn stop(&self, stop: Stop) {
         self.inner.lock().stop = Some(stop);
         self.more.notify_one();
@@ -98,6 +108,10 @@ impl Queue {
         loop {
             if inner.stop == Some(Stop::Abort) {
                 return Job::Stop(Stop::Abort);
+            }
+            // First: frames may come without an end.
+            if std::mem::take(&mut inner.sync) {
+                return Job::Sync;
             }
             if take_batch(&mut inner.frames, batch, most) {
                 return Job::Frames;

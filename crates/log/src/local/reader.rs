@@ -26,12 +26,6 @@ impl LocalReader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         LocalReader { shared }
     }
-
-    /// The last frame that a sync has covered. The same as the state says with
-    /// [`Durability::Sync`](super::Durability::Sync); else it lags behind.
-    pub fn synced(&self) -> FrameNo {
-        self.shared.state.synced()
-    }
 }
 
 impl LogReader for LocalReader {
@@ -39,6 +33,12 @@ impl LogReader for LocalReader {
 
     fn state(&self) -> LogState {
         self.shared.state.get()
+    }
+
+    /// The last frame that a sync has covered. The same as the state says with
+    /// [`Durability::Sync`](super::Durability::Sync); else it lags behind.
+    fn synced(&self) -> FrameNo {
+        self.shared.state.synced()
     }
 
     fn cached(&self, place: BodyRef) -> Option<Bytes> {

@@ -171,6 +171,7 @@ fn write(shared: &Shared, mut writer: Writer, pace: Pace) {
             Job::Timeout if mark_at.is_some_and(|at| at <= Instant::now()) => {
                 guarded(shared, &mut writer, Writer::mark)
             }
+            Job::Sync => guarded(shared, &mut writer, Writer::sync),
             Job::Timeout => true,
             Job::Stop(Stop::Close) => return finish(shared, &mut writer),
             Job::Stop(Stop::Abort) => return,

@@ -11,7 +11,7 @@ use posthouse_core::message::{self, Parts};
 use posthouse_core::name;
 use posthouse_core::queue::command::{GivenBack, Held, Reply, Settled};
 use posthouse_core::queue::{Command, Delivery};
-use posthouse_core::{Fence, Position, ShardId, UnixMs};
+use posthouse_core::{Fence, GroupId, Position, ShardId, UnixMs};
 use tokio::sync::oneshot;
 
 use super::{Broker, Caller, On, bounds};
@@ -19,7 +19,7 @@ use crate::problem::{Kind, Problem};
 use crate::shard::attend::places;
 use crate::shard::mail::Mail;
 use crate::shard::mailbox::Mailbox;
-use crate::shard::waiters::{Ticket, Waiter};
+use crate::shard::waiters::{Came, Ticket, Waiter};
 
 /// How long a group of one consumer that asked for its own copy of everything stays
 /// when it is away, unless its configuration says otherwise.
@@ -208,7 +208,7 @@ impl Broker {
         if ask.broadcast {
             group = self.own_group(&group, &ask.consumer).await?;
         }
-        self.mark_seen(&group);
+        let _present = self.be_present(&group);
         let topic = match &ask.topic {
             Some(name) => Some(self.topic(name)?),
             None => None,
@@ -226,6 +226,7 @@ impl Broker {
             topic: topic.as_ref().map(|topic| topic.id),
             auto_ack: ask.auto_ack,
             wait_ms: ask.wait.as_millis() as u64,
+            came: Came::default(),
             ticket,
             tx,
         };
@@ -236,7 +237,7 @@ impl Broker {
                 self.ask_shard(only.id, waiter(Ticket::default(), tx))?;
                 (only.id, (&mut answer.rx).await.map_err(|_| Problem::stopping())??)
             }
-            _ => self.ask_all(waiter).await?,
+            _ => self.ask_all(group.id, waiter).await?,
         };
         self.with_bodies(shard, deliveries).await
     }
@@ -249,9 +250,16 @@ impl Broker {
     /// Asks every shard; the first that has something answers.
     async fn ask_all(
         &self,
+        group: GroupId,
         waiter: impl Fn(Ticket, crate::shard::Tx<Vec<Delivery>>) -> Waiter,
     ) -> Result<(ShardId, Vec<Delivery>), Problem> {
-        let ticket = Ticket::shared();
+        let directory = self.directory.clone();
+        let ticket = Ticket::shared(move || {
+            for shard in 0..directory.shards() as u16 {
+                // A shard that takes none any more has answered, or will not.
+                let _ = directory.send(ShardId(shard), Mail::LookAgain(group));
+            }
+        });
         let mut answers = FuturesUnordered::new();
         for shard in &self.shards {
             let (tx, rx) = oneshot::channel();
@@ -347,6 +355,7 @@ impl Broker {
             return Err(Problem::invalid("receipts", items.len(), most));
         }
         let group = self.group(group)?;
+        let _present = self.be_present(&group);
         let lease_ms = self.catalog().effective(&group).config.lease_ms;
         let mut outcomes: Vec<Option<Outcome>> = vec![None; items.len()];
         let mut held: Vec<(usize, ShardId, Held, Verdict)> = Vec::with_capacity(items.len());
@@ -392,8 +401,10 @@ impl Broker {
     fn open_receipt(&self, group: &Group, receipt: &str) -> Result<(ShardId, Held), Problem> {
         let receipt = Receipt::open(receipt, &self.secret)?;
         let is_ours = receipt.group == group.id || {
-            let catalog = self.catalog();
-            catalog.group(receipt.group).is_some_and(|g| g.parent == Some(group.id))
+            let of = self.catalog().group(receipt.group).cloned();
+            let child = of.filter(|of| of.parent == Some(group.id));
+            // Its consumer is there.
+            child.map(|child| self.be_present(&child)).is_some()
         };
         if !is_ours {
             let detail = format!("the receipt is of another group than {:?}", &*group.name);

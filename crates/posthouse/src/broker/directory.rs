@@ -9,9 +9,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use posthouse_core::catalog::machine::{Command as MetaCommand, Outcome, Reply as MetaReply};
 use posthouse_core::catalog::{
-    Catalog, Change, Group, GroupConfig, Lifecycle, Retention, Role, Start, Topic, TopicConfig,
+    Assigned, Catalog, Change, Group, GroupConfig, Lifecycle, Retention, Role, Start, Topic,
+    TopicConfig,
 };
 use posthouse_core::name;
 use posthouse_core::queue::Command;
@@ -41,6 +43,10 @@ impl Default for CatalogLimits {
         CatalogLimits { topics: 1_000_000, groups: 200_000, scheduled: 200_000_000 }
     }
 }
+
+/// So many commands for shards are under way at once when there are many: each waits for the
+/// disk, and they share its syncs.
+const AT_ONCE: usize = 256;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -89,7 +95,7 @@ impl Directory {
     /// What the shard says; a refusal too.
     pub async fn command(&self, shard: ShardId, command: Command) -> Result<Reply, Problem> {
         let (tx, rx) = oneshot::channel();
-        self.send(shard, Mail::Command { command, tx })?;
+        self.send(shard, Mail::Command { command, tx, room: None })?;
         match rx.await.map_err(|_| Problem::stopping())?? {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
@@ -194,30 +200,24 @@ impl Directory {
     /// Gives every partition of a topic to the groups that get it. To a group that was
     /// there before the topic, all of it is new.
     async fn attach_topic(&self, topic: &Arc<Topic>) -> Result<(), Problem> {
-        let groups = {
-            let catalog = self.catalog();
-            let ids = catalog.groups_of(topic);
-            ids.iter().filter_map(|id| catalog.group(*id).cloned()).collect::<Vec<_>>()
+        let groups = self.catalog().groups_of(topic);
+        let attach = |group: GroupId, at: &Assigned| {
+            let (partition, topic, start) = (at.id, topic.id, Target::Earliest);
+            (at.shard, Command::Attach { group, partition, topic, start })
         };
-        for group in groups {
-            for partition in &topic.partitions {
-                self.attach(partition.shard, group.id, partition.id, topic, Target::Earliest)
-                    .await?;
-            }
-        }
-        Ok(())
+        let commands = groups.iter().flat_map(|group| {
+            topic.partitions.iter().map(move |partition| attach(*group, partition))
+        });
+        self.command_all(commands.collect()).await
     }
 
-    async fn attach(
-        &self,
-        shard: ShardId,
-        group: GroupId,
-        partition: PartitionId,
-        topic: &Topic,
-        start: Target,
-    ) -> Result<(), Problem> {
-        let topic = topic.id;
-        self.command(shard, Command::Attach { group, partition, topic, start }).await.map(drop)
+    /// Asks shards to do much, in any order.
+    async fn command_all(&self, commands: Vec<(ShardId, Command)>) -> Result<(), Problem> {
+        stream::iter(commands)
+            .map(|(shard, command)| self.command(shard, command))
+            .buffer_unordered(AT_ONCE)
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await
     }
 
     /// Deletes a topic with all its messages.
@@ -259,7 +259,9 @@ impl Directory {
     async fn system_topic(&self, id: GroupId, role: Role) -> Result<Arc<Topic>, Problem> {
         let (name, known) = {
             let catalog = self.catalog();
-            let group = catalog.group(id).ok_or_else(|| Problem::no_group("of this message"))?;
+            let group = catalog.group(id).filter(|group| group.is_active());
+            // One that is being deleted must not leave a topic behind.
+            let group = group.ok_or_else(|| Problem::no_group("of this message"))?;
             let name = match role {
                 Role::Retry(_) => name::retry_topic(&group.name),
                 _ => name::dead_letter_topic(&group.name),
@@ -267,7 +269,7 @@ impl Directory {
             let known = catalog.topic_named(&name).cloned();
             (name, known)
         };
-        if let Some(topic) = known {
+        if let Some(topic) = known.filter(|topic| topic.is_active()) {
             return Ok(topic);
         }
         // What an operator, or the group, is done with goes at once.
@@ -339,22 +341,23 @@ impl Directory {
                 })
                 .await?;
             let mut wanted = BTreeSet::new();
+            let mut commands = Vec::new();
             for topic in &topics {
-                let start = match start {
-                    Some(start) => start,
-                    None if topic.created_at > group.created_at => Start::Earliest,
-                    None => group.config.start,
-                };
-                for partition in topic.partitions.iter().filter(|p| p.shard == shard) {
-                    wanted.insert(partition.id);
-                    if !attached.contains(&partition.id) {
-                        self.attach(shard, id, partition.id, topic, target(start)).await?;
+                for at in topic.partitions.iter().filter(|p| p.shard == shard) {
+                    wanted.insert(at.id);
+                    if !attached.contains(&at.id) {
+                        let start =
+                            start.unwrap_or_else(|| self.catalog().start_on(group, topic, at));
+                        let (group, start) = (id, target(start));
+                        let (partition, topic) = (at.id, topic.id);
+                        commands.push((shard, Command::Attach { group, partition, topic, start }));
                     }
                 }
             }
             for partition in attached.difference(&wanted).copied() {
-                self.command(shard, Command::Detach { group: id, partition }).await?;
+                commands.push((shard, Command::Detach { group: id, partition }));
             }
+            self.command_all(commands).await?;
         }
         Ok(())
     }
@@ -398,6 +401,8 @@ impl Directory {
     }
 
     async fn finish_group(&self, group: &Arc<Group>) -> Result<(), Problem> {
+        // Who waits for its messages is told.
+        self.tell(&Change::Group(group.clone()));
         self.sync_group(group, None).await?;
         let children: Vec<Arc<str>> = {
             let catalog = self.catalog();
@@ -460,25 +465,22 @@ impl Directory {
             for topic in catalog.topics().filter(|topic| topic.is_active()) {
                 for group in catalog.groups_of(topic) {
                     let Some(group) = catalog.group(group) else { continue };
-                    let start = match topic.created_at > group.created_at {
-                        true => Start::Earliest,
-                        false => group.config.start,
-                    };
-                    for partition in topic.partitions.iter().filter(|p| p.shard == shard) {
+                    for at in topic.partitions.iter().filter(|p| p.shard == shard) {
                         // A retry partition is attached with its first message.
-                        let has = attached.contains(&(group.id, partition.id))
-                            || topic.role != Role::Messages;
+                        let has =
+                            attached.contains(&(group.id, at.id)) || topic.role != Role::Messages;
                         if !has {
-                            missing.push((group.id, partition.id, topic.clone(), start));
+                            let start = target(catalog.start_on(group, topic, at));
+                            let (group, partition, topic) = (group.id, at.id, topic.id);
+                            let attach = Command::Attach { group, partition, topic, start };
+                            missing.push((shard, attach));
                         }
                     }
                 }
             }
         }
-        for (group, partition, topic, start) in missing {
-            self.attach(shard, group, partition, &topic, target(start)).await?;
-        }
-        let gone: Vec<(GroupId, PartitionId)> = {
+        self.command_all(missing).await?;
+        let gone: Vec<(ShardId, Command)> = {
             let catalog = self.catalog();
             let is_gone = |(group, partition): &&(GroupId, PartitionId)| {
                 *group != GroupId::OPERATOR
@@ -487,12 +489,12 @@ impl Directory {
                         (Some(group), Some(topic)) if catalog.gets(group, topic)
                     )
             };
-            attached.iter().filter(is_gone).copied().collect()
+            let detach = |of: &(GroupId, PartitionId)| {
+                (shard, Command::Detach { group: of.0, partition: of.1 })
+            };
+            attached.iter().filter(is_gone).map(detach).collect()
         };
-        for (group, partition) in gone {
-            self.command(shard, Command::Detach { group, partition }).await?;
-        }
-        Ok(())
+        self.command_all(gone).await
     }
 }
 

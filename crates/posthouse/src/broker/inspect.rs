@@ -184,14 +184,17 @@ impl Broker {
         let id = group.id;
         let mut stats = GroupStats { pairs: Vec::new(), consumers: Vec::new(), dead_letters: 0 };
         for shard in &self.shards {
+            // What was found before a block was needed is kept: with many partitions there are
+            // many blocks, and not room for all of them at once.
+            let mut done = Vec::new();
             let (pairs, consumers) = self
                 .directory
                 .look(shard.id, move |view| {
-                    let mut pairs = Vec::new();
-                    for pair in view.shard.pairs_of(id, window) {
+                    for pair in view.shard.pairs_of(id, window).into_iter().skip(done.len()) {
                         let oldest = view.shard.oldest_open(id, pair.partition, view.chunks)?;
-                        pairs.push((pair, oldest));
+                        done.push((pair, oldest));
                     }
+                    let pairs = std::mem::take(&mut done);
                     let consumers: Vec<ConsumerStats> = view
                         .shard
                         .group(id)

@@ -38,15 +38,6 @@ pub enum Which {
     Ids(Vec<MessageId>),
 }
 
-impl Which {
-    fn has(&self, id: &MessageId) -> bool {
-        match self {
-            Which::All => true,
-            Which::Ids(ids) => ids.contains(id),
-        }
-    }
-}
-
 /// A page of dead letters.
 #[derive(Clone, Debug)]
 pub struct Letters {
@@ -166,47 +157,80 @@ impl Broker {
             return Err(Problem::invalid("rate", 0, "it must be 1 or more a second"));
         }
         let group = self.group(group)?;
-        let mut redriven = 0;
-        if let Some(topic) = self.dead_topic(&group) {
-            let began = Instant::now();
-            let limit = match which {
-                Which::All => REDRIVE,
-                Which::Ids(ids) => ids.len(),
-            };
-            let mut from = LetterCursor::default();
-            while redriven < limit as u64 {
-                let step = rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
-                let page = self.letters(&Caller::Node, &group.name, from, step).await?;
-                redriven += self.redrive_page(&group, &topic, &page, which).await?;
-                match page.next {
-                    Some(next) if began.elapsed() < REDRIVE_FOR => from = next,
-                    _ => break,
-                }
-                if let Some(rate) = rate {
-                    let earliest = Duration::from_secs_f64(redriven as f64 / f64::from(rate));
-                    tokio::time::sleep_until((began + earliest).into()).await;
-                }
-            }
-        }
+        let redriven = match (self.dead_topic(&group), which) {
+            (None, _) => 0,
+            (Some(topic), Which::All) => self.redrive_all(&group, &topic, rate).await?,
+            (Some(topic), Which::Ids(ids)) => self.redrive_ids(&group, &topic, ids, rate).await?,
+        };
         Ok(Redriven { redriven, left: self.directory.count_letters(&group).await? })
     }
 
-    async fn redrive_page(
+    async fn redrive_all(
         &self,
         group: &Group,
         topic: &Topic,
-        page: &Letters,
-        which: &Which,
+        rate: Option<u32>,
+    ) -> Result<u64, Problem> {
+        let pace = Pace::new(rate);
+        let (mut redriven, mut from) = (0, LetterCursor::default());
+        while redriven < REDRIVE as u64 {
+            let page = self.letters(&Caller::Node, &group.name, from, pace.step()).await?;
+            redriven += self.redrive_some(group, topic, &page.letters).await?;
+            match page.next {
+                Some(next) if !pace.is_over() => from = next,
+                _ => break,
+            }
+            pace.keep(redriven).await;
+        }
+        Ok(redriven)
+    }
+
+    /// Looks in the index for letters with these ids, and reads no others.
+    async fn redrive_ids(
+        &self,
+        group: &Group,
+        topic: &Arc<Topic>,
+        ids: &[MessageId],
+        rate: Option<u32>,
+    ) -> Result<u64, Problem> {
+        let pace = Pace::new(rate);
+        let mut redriven = 0;
+        for (index, at) in (0u32..).zip(&topic.partitions) {
+            let positions = self.letter_positions(at.shard, topic, ids).await?;
+            for some in positions.chunks(pace.step()) {
+                let (id, wanted) = (at.id, some.to_vec());
+                let found = self
+                    .directory
+                    .look(at.shard, move |view| {
+                        let mut found = Vec::new();
+                        for position in wanted.iter().filter(|p| view.shard.is_letter(id, **p)) {
+                            found.extend(view.shard.message(id, *position, view.chunks)?);
+                        }
+                        Ok(found)
+                    })
+                    .await?;
+                let letters = self.see(topic, index, at.shard, found).await?;
+                redriven += self.redrive_some(group, topic, &letters).await?;
+                if pace.is_over() {
+                    return Ok(redriven);
+                }
+                pace.keep(redriven).await;
+            }
+        }
+        Ok(redriven)
+    }
+
+    async fn redrive_some(
+        &self,
+        group: &Group,
+        topic: &Topic,
+        letters: &[Seen],
     ) -> Result<u64, Problem> {
         let retries = self.directory.retries(group.id).await?;
         let mut count = 0;
         for (index, partition) in (0u32..).zip(&topic.partitions) {
-            let mut wanted = Vec::new();
-            for seen in &page.letters {
-                if seen.partition == index && which.has(&seen.id) {
-                    wanted.push(seen);
-                }
-            }
+            let wanted: Vec<&Seen> =
+                letters.iter().filter(|seen| seen.partition == index).collect();
             let to = retries.partitions.iter().find(|p| p.shard == partition.shard);
             let Some(to) = to else { continue };
             let mut wanted = wanted.as_slice();
@@ -269,16 +293,57 @@ impl Broker {
         let Some(partition) = topic.partitions.iter().find(|p| p.shard == shard) else {
             return Ok(Vec::new());
         };
-        let (of, ids) = (partition.id, ids.iter().copied().collect::<BTreeSet<_>>());
-        self.directory
-            .look(shard, move |view| {
-                let letters = view.shard.letters(of, 0, usize::MAX, view.chunks)?;
+        let (of, ids) = (partition.id, Arc::new(ids.iter().copied().collect::<BTreeSet<_>>()));
+        let (mut positions, mut from) = (Vec::new(), 0);
+        // A page at a time: nobody else waits for a walk through all of them.
+        while positions.len() < ids.len() {
+            let wanted = ids.clone();
+            let page = self.directory.look(shard, move |view| {
+                let letters = view.shard.letters(of, from, bounds::PAGE, view.chunks)?;
+                let next = letters.last().map(|letter| letter.position + 1);
                 let wanted = |letter: &&posthouse_core::index::Found| {
-                    matches!(letter.id, OwnId::Other(id) if ids.contains(&id))
+                    matches!(letter.id, OwnId::Other(id) if wanted.contains(&id))
                 };
-                Ok(letters.iter().filter(wanted).map(|letter| letter.position).collect())
-            })
-            .await
+                let found = letters.iter().filter(wanted).map(|letter| letter.position);
+                Ok((found.collect::<Vec<_>>(), next))
+            });
+            let (found, next) = page.await?;
+            positions.extend(found);
+            match next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        Ok(positions)
+    }
+}
+
+/// How fast letters are redriven, and for how long.
+struct Pace {
+    began: Instant,
+    rate: Option<u32>,
+}
+
+impl Pace {
+    fn new(rate: Option<u32>) -> Pace {
+        Pace { began: Instant::now(), rate }
+    }
+
+    /// How many go together.
+    fn step(&self) -> usize {
+        self.rate.map_or(BATCH, |rate| BATCH.min(rate as usize))
+    }
+
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= REDRIVE_FOR
+    }
+
+    /// Waits until so many may have been redriven.
+    async fn keep(&self, redriven: u64) {
+        if let Some(rate) = self.rate {
+            let earliest = Duration::from_secs_f64(redriven as f64 / f64::from(rate));
+            tokio::time::sleep_until((self.began + earliest).into()).await;
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use posthouse_core::catalog::{Catalog, Group, Topic};
 use posthouse_core::ident::{MessageId, Secret};
 use posthouse_core::index::{Found, OwnId};
+use posthouse_core::name;
 use posthouse_core::{GroupId, PartitionId, ShardId, UnixMs};
 use posthouse_log::local::LocalReader;
 use tokio::sync::{Notify, Semaphore};
@@ -106,8 +107,8 @@ pub struct Broker {
     bytes_in_flight: Arc<Semaphore>,
     /// Where messages without a key go, by topic.
     turn: AtomicU64,
-    /// When a group that goes by itself was last asked for.
-    seen: Mutex<HashMap<GroupId, Instant>>,
+    /// Whether anybody is there of a group that goes by itself.
+    seen: Arc<Mutex<HashMap<GroupId, Seen>>>,
     space: Arc<space::SpaceGuard>,
     /// Changes of users come one after the other: each looks at all of them first.
     user_changes: Arc<tokio::sync::Mutex<()>>,
@@ -116,6 +117,39 @@ pub struct Broker {
     failure: Arc<Failure>,
     threads: Mutex<Option<open::Threads>>,
     started: Instant,
+}
+
+/// When somebody of a group was last there.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    last: Instant,
+    /// How many are there now.
+    here: usize,
+}
+
+/// A consumer of a group is there as long as this is held: a group that goes when it has
+/// been away for a time stays.
+#[derive(Debug)]
+#[must_use]
+pub struct Presence {
+    seen: Arc<Mutex<HashMap<GroupId, Seen>>>,
+    /// The group, and the one whose configuration counts for it.
+    groups: [Option<GroupId>; 2],
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if self.groups == [None; 2] {
+            return;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for group in self.groups.iter().flatten() {
+            if let Some(seen) = seen.get_mut(group) {
+                seen.here -= 1;
+                seen.last = Instant::now();
+            }
+        }
+    }
 }
 
 /// Why a node has to end.
@@ -287,37 +321,68 @@ impl Broker {
         }
     }
 
-    /// Lets groups go that nobody has asked for in the time they have.
+    /// Lets groups go of which nobody has been there in the time they have.
     async fn expire_groups(&self) {
-        let expired: Vec<Arc<str>> = {
-            let catalog = self.catalog();
+        let groups: Vec<Arc<Group>> = self.catalog().expiring().cloned().collect();
+        let expired: Vec<Arc<Group>> = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.retain(|id, _| catalog.group(*id).is_some());
-            catalog
-                .groups()
-                .filter(|group| group.is_active())
-                .filter(|group| {
-                    group.config.expire_after_ms.is_some_and(|ms| {
-                        // After a start a group counts as seen then.
-                        let last = seen.entry(group.id).or_insert_with(Instant::now);
-                        last.elapsed() >= Duration::from_millis(ms)
-                    })
-                })
-                .map(|group| group.name.clone())
-                .collect()
+            // Those that are there are in order.
+            let is_there = |id: &GroupId| groups.binary_search_by_key(id, |group| group.id).is_ok();
+            seen.retain(|id, seen| seen.here > 0 || is_there(id));
+            // After a start a group counts as seen then.
+            let now = Seen { last: Instant::now(), here: 0 };
+            for group in &groups {
+                seen.entry(group.id).or_insert(now);
+            }
+            let is_over = |group: &Arc<Group>| group.is_active() && is_away(group, &seen);
+            groups.into_iter().filter(is_over).collect()
         };
-        for name in expired {
+        for group in expired {
+            // It may have come back while others went.
+            let is_back = {
+                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                !is_away(&group, &seen)
+            };
+            if is_back {
+                continue;
+            }
+            let name = &group.name;
             tracing::info!("group {name} has been away for the time it has, and goes");
-            if let Err(problem) = self.directory.delete_group(&name, true).await {
+            if let Err(problem) = self.directory.delete_group(name, true).await {
                 tracing::warn!("group {name} cannot be deleted: {problem}");
             }
         }
     }
 
-    fn mark_seen(&self, group: &Group) {
-        if group.config.expire_after_ms.is_some() {
+    /// Somebody of a group is there, until this is dropped.
+    fn be_present(&self, group: &Group) -> Presence {
+        let goes = |group: &Group| group.config.expire_after_ms.map(|_| group.id);
+        let parent = group.parent.and_then(|id| goes(self.catalog().group(id)?));
+        let groups = [goes(group), parent];
+        if groups != [None; 2] {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.insert(group.id, Instant::now());
+            for group in groups.into_iter().flatten() {
+                let now = Seen { last: Instant::now(), here: 0 };
+                seen.entry(group).or_insert(now).here += 1;
+            }
+        }
+        Presence { seen: self.seen.clone(), groups }
+    }
+
+    /// A consumer of a group is there although it asks for nothing: for doors whose consumers
+    /// stay. `consumer` if it has its own copy of everything.
+    pub fn presence(&self, group: &str, consumer: Option<&str>) -> Presence {
+        let own = consumer.map(|consumer| name::broadcast_group(group, consumer));
+        match self.group(own.as_deref().unwrap_or(group)) {
+            Ok(group) => self.be_present(&group),
+            Err(_) => Presence { seen: self.seen.clone(), groups: [None; 2] },
         }
     }
+}
+
+/// Whether a group that goes by itself has been away for the time it has.
+fn is_away(group: &Group, seen: &HashMap<GroupId, Seen>) -> bool {
+    let Some(ms) = group.config.expire_after_ms else { return false };
+    let away = |seen: &Seen| seen.here == 0 && seen.last.elapsed() >= Duration::from_millis(ms);
+    seen.get(&group.id).is_some_and(away)
 }

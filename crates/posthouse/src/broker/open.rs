@@ -228,7 +228,7 @@ impl Broker {
             quotas: Quotas::default(),
             bytes_in_flight: Arc::new(Semaphore::new(publish::all_permits())),
             turn: AtomicU64::new(0),
-            seen: Mutex::default(),
+            seen: Arc::default(),
             space: Arc::new(space),
             user_changes: Arc::default(),
             is_stopping: AtomicBool::new(false),
@@ -327,7 +327,7 @@ fn find_shard(
     let log = LocalOptions {
         segment_bytes: options.segment_bytes,
         tail_bytes: (options.memory / 8 / shards) as usize,
-        max_frame_bytes: (9 << 20).min(options.segment_bytes as usize / 2),
+        max_frame_bytes: (10 << 20).min(options.segment_bytes as usize / 2),
         ..log_options(store, options, writer, shard)
     };
     find(store, &store.shard_dir(shard), Shard::new(ShardId(shard)), log)

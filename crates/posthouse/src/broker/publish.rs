@@ -32,10 +32,11 @@ const QUOTA_LOOK_LEAST: Duration = Duration::from_millis(1);
 const ENTRY_BYTES: usize = 64;
 
 /// Room for bodies that are on their way into the log. Taken before a body is read
-/// from a connection; given back when its publish is answered.
+/// from a connection; given back when its publish is answered, or, if nobody waits for
+/// that any more, when its bodies are in a frame.
 #[derive(Debug)]
 pub struct Permit {
-    _room: OwnedSemaphorePermit,
+    room: Arc<OwnedSemaphorePermit>,
     /// Whether it was waited for, and quotas with it.
     has_waited: bool,
 }
@@ -134,7 +135,7 @@ impl Broker {
     pub fn permit(&self, bytes: usize) -> Result<Permit, Problem> {
         let permits = permits_for(bytes);
         let taken = self.bytes_in_flight.clone().try_acquire_many_owned(permits);
-        let permit = |room| Permit { _room: room, has_waited: false };
+        let permit = |room| Permit { room: Arc::new(room), has_waited: false };
         taken.map(permit).map_err(|error| match error {
             TryAcquireError::Closed => Problem::stopping(),
             TryAcquireError::NoPermits => {
@@ -152,7 +153,7 @@ impl Broker {
     pub async fn wait_for_permit(&self, bytes: usize) -> Result<Permit, Problem> {
         let permits = permits_for(bytes);
         let taken = self.bytes_in_flight.clone().acquire_many_owned(permits).await;
-        let permit = |room| Permit { _room: room, has_waited: true };
+        let permit = |room| Permit { room: Arc::new(room), has_waited: true };
         taken.map(permit).map_err(|_| Problem::stopping())
     }
 
@@ -403,7 +404,8 @@ impl Broker {
         let batches = of_shard.map(|outgoing| std::mem::take(&mut outgoing.batch)).collect();
         let (tx, rx) = oneshot::channel();
         let command = Command::Publish { batches, apart: outbox.apart };
-        let mail = Mail::Command { command, tx };
+        let room = outbox.permit.as_ref().map(|permit| permit.room.clone());
+        let mail = Mail::Command { command, tx, room };
         let mailbox = &self.shard(shard)?.mailbox;
         mailbox.send(mail.class(), mail).map_err(|_| Problem::stopping())?;
         Ok(rx)

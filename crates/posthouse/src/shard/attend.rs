@@ -239,7 +239,8 @@ impl<R: LogReader> Attendant<R> {
         let copy = self.letter(&burial, &content)?;
         let to = (partition.id, to.id);
         let (tx, rx) = oneshot::channel();
-        self.send(Mail::Command { command: Command::Bury { burial, to, copy }, tx });
+        let command = Command::Bury { burial, to, copy };
+        self.send(Mail::Command { command, tx, room: None });
         match rx.await.map_err(|_| Problem::stopping())?? {
             Reply::Refused(refusal) => Err(refusal.into()),
             _ => Ok(()),

@@ -5,15 +5,15 @@
 //! syncs, the next is being filled, so batches size themselves. See the parent
 //! module for the picture.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, RwLock};
 
-use posthouse_core::catalog::{Catalog, Change};
+use posthouse_core::catalog::Catalog;
 use posthouse_core::chunk::{ChunkId, Miss};
 use posthouse_core::machine::Machine;
 use posthouse_core::message::DeadReason;
 use posthouse_core::queue::command::{Command, LaterOutcome, Published, Reply, Settled};
-use posthouse_core::queue::{Delivery, DueBudget, Granted, Shard};
+use posthouse_core::queue::{Delivery, DueBudget, Shard};
 use posthouse_core::{GroupId, Now, ShardMs, UnixMs};
 use posthouse_frame::{FrameBuf, FrameNo};
 use posthouse_log::{Log, LogState};
@@ -24,6 +24,7 @@ use super::gate::Gate;
 use super::mail::{Mail, Question, View};
 use super::mailbox::Classes;
 use super::metrics::{self, ShardMetrics};
+use super::serve::LOOKS;
 use super::snapshots::Progress;
 use super::waiters::{Waiter, Waiters};
 use crate::problem::{Kind, Problem};
@@ -45,17 +46,10 @@ const PIPELINE: usize = 3;
 const FOLLOW_BYTES: usize = 256 << 10;
 
 /// Acknowledgements still join a frame that is full, up to so many bytes beyond.
-const SETTLE_RESERVE: usize = 256 << 10;
+pub(super) const SETTLE_RESERVE: usize = 256 << 10;
 
 /// The most commands that wait for blocks.
 const PARKED: usize = 1024;
-
-/// The most consumers that wait.
-const WAITING: usize = 100_000;
-
-/// Who does not wait for messages to come still waits so long for those that are there
-/// to be found on the disk.
-const LOOK_MS: u64 = 2_000;
 
 /// How long to wait before what is due is looked at again when it needs a block.
 const DUE_PAUSE_MS: u64 = 10;
@@ -157,18 +151,24 @@ pub struct Engine<L: Log> {
     pub(super) progress: Progress,
     pub(super) effects: VecDeque<Effect>,
     pub(super) epoch: u32,
-    waiters: Waiters,
-    ready: VecDeque<GroupId>,
-    parked: HashMap<Miss, Vec<Mail>>,
+    pub(super) waiters: Waiters,
+    pub(super) ready: VecDeque<GroupId>,
+    parked: BTreeMap<Miss, Vec<Mail>>,
     parked_count: usize,
+    /// Mail whose block has come, and which has to wait for room in a frame.
+    resumed: VecDeque<Mail>,
     fetching: HashSet<Miss>,
+    /// Blocks that tell whether a chunk of the index is needed any longer.
+    judging: HashSet<Miss>,
+    /// How many messages may still be looked at for consumers in this turn.
+    pub(super) looks: usize,
     due_not_before: ShardMs,
     /// More is due than one turn does.
     is_overdue: bool,
-    takes_waits: bool,
+    pub(super) takes_waits: bool,
     stopping: Option<tokio::sync::oneshot::Sender<()>>,
     failed: Option<Problem>,
-    metrics: Arc<ShardMetrics>,
+    pub(super) metrics: Arc<ShardMetrics>,
 }
 
 impl<L: Log> Engine<L> {
@@ -201,9 +201,12 @@ impl<L: Log> Engine<L> {
             options,
             waiters: Waiters::default(),
             ready: VecDeque::new(),
-            parked: HashMap::new(),
+            parked: BTreeMap::new(),
             parked_count: 0,
+            resumed: VecDeque::new(),
             fetching: HashSet::new(),
+            judging: HashSet::new(),
+            looks: 0,
             due_not_before: ShardMs(0),
             is_overdue: false,
             takes_waits: true,
@@ -251,6 +254,8 @@ impl<L: Log> Engine<L> {
         {
             // Nobody who holds this lock waits for a disk.
             let catalog = catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.looks = LOOKS;
+            self.resume(&catalog, now);
             for class in mail.iter_mut() {
                 self.open(class, &catalog, now);
             }
@@ -259,7 +264,7 @@ impl<L: Log> Engine<L> {
             self.match_consumers(&catalog, now);
         }
         self.submit(now, false);
-        let saturated = mail.iter().any(|class| !class.is_empty());
+        let saturated = !self.resumed.is_empty() || mail.iter().any(|class| !class.is_empty());
         self.snapshot_step(now);
         self.count(now);
         self.rest(saturated, now)
@@ -287,12 +292,14 @@ impl<L: Log> Engine<L> {
             return mail.refuse(Problem::stopping());
         }
         match mail {
-            Mail::Command { command, tx } => self.decide(command, tx, catalog, now),
+            // With the body in the frame, the room that it had on its way is free again.
+            Mail::Command { command, tx, room: _ } => self.decide(command, tx, catalog, now),
             Mail::Receive(waiter) => self.receive(waiter, catalog, now),
             Mail::Question(question) => self.look(question, catalog, now),
             Mail::Judged { claim, waiter } => self.judged(claim, waiter, catalog, now),
             Mail::Fetched { miss, data } => self.fetched(miss, data, catalog, now),
-            Mail::Changed(changes) => self.changed(&changes),
+            Mail::Changed(changes) => self.changed(&changes, catalog),
+            Mail::LookAgain(group) => self.ready.push_back(group),
             Mail::BuryAgain { group, partition, position } => {
                 self.shard.bury_again(group, partition, position);
             }
@@ -314,7 +321,7 @@ impl<L: Log> Engine<L> {
                 self.count_reply(&command, &reply, published);
                 self.pass(Output::Reply(tx, reply));
             }
-            Err(miss) => self.park(miss, Mail::Command { command, tx }),
+            Err(miss) => self.park(miss, Mail::Command { command, tx, room: None }),
         }
     }
 
@@ -349,20 +356,35 @@ impl<L: Log> Engine<L> {
 
     // ---- waiting for blocks
 
-    fn park(&mut self, miss: Miss, mail: Mail) {
+    pub(super) fn park(&mut self, miss: Miss, mail: Mail) {
         if self.parked_count >= PARKED {
             let problem = Problem::busy(format!(
                 "{PARKED} requests wait for old data to be read from the disk"
             ));
-            self.pass(Output::Refused(Box::new(mail), problem));
-            return;
+            return self.refuse(mail, problem);
         }
         self.parked_count += 1;
         self.parked.entry(miss).or_default().push(mail);
         self.fetch(miss);
     }
 
-    fn fetch(&mut self, miss: Miss) {
+    /// Refuses mail that was begun with.
+    fn refuse(&mut self, mail: Mail, problem: Problem) {
+        if let Mail::Judged { claim, .. } = &mail {
+            // Nobody comes back with it: its partition goes on without.
+            self.shard.judged(claim.group, claim.partition);
+        }
+        self.pass(Output::Refused(Box::new(mail), problem));
+    }
+
+    /// Goes on with mail that waited for a block, as far as the frame has room.
+    fn resume(&mut self, catalog: &Catalog, now: Now) {
+        let mut resumed = std::mem::take(&mut self.resumed);
+        self.open(&mut resumed, catalog, now);
+        self.resumed.append(&mut resumed);
+    }
+
+    pub(super) fn fetch(&mut self, miss: Miss) {
         if self.fetching.insert(miss) {
             self.effects.push_back(Effect::Fetch(miss));
         }
@@ -382,158 +404,20 @@ impl<L: Log> Engine<L> {
             Ok(data) => {
                 self.cache.insert(miss, data);
                 self.due_not_before = ShardMs(0);
-                waiting.into_iter().for_each(|mail| self.handle(mail, catalog, now));
+                self.resumed.extend(waiting);
+                self.resume(catalog, now);
+                if self.judging.remove(&miss) {
+                    self.forget_chunks();
+                }
             }
             Err(error) => {
+                self.judging.remove(&miss);
                 for mail in waiting {
-                    mail.refuse(Problem::unreadable(&error));
+                    self.refuse(mail, Problem::unreadable(&error));
                 }
             }
         }
         self.shard.fetched(miss);
-    }
-
-    // ---- consumers
-
-    fn receive(&mut self, waiter: Waiter, catalog: &Catalog, now: Now) {
-        let group = waiter.group;
-        let mut end = now.lease.plus(waiter.wait_ms);
-        if self.waiters.len() >= WAITING {
-            let problem = Problem::busy(format!("{WAITING} consumers wait already"));
-            return Mail::Receive(waiter).refuse(problem);
-        }
-        let mut waiter = waiter;
-        if self.waiters.has_none(group) {
-            if waiter.is_gone() || !waiter.ticket.take() {
-                return;
-            }
-            let looks;
-            match self.grant(waiter, catalog, now) {
-                Served::Yes => return,
-                Served::Not(unserved, goes_on) => (waiter, looks) = (unserved, goes_on),
-            }
-            waiter.ticket.give_back();
-            if looks {
-                end = end.max(now.lease.plus(LOOK_MS));
-            } else if waiter.wait_ms == 0 {
-                return self.pass(Output::Delivered(waiter, Vec::new()));
-            }
-        }
-        self.waiters.push(waiter, end);
-    }
-
-    fn match_consumers(&mut self, catalog: &Catalog, now: Now) {
-        // What is matched may call further groups, or the same again.
-        for _ in 0..8 {
-            self.ready.extend(self.shard.take_called());
-            if self.ready.is_empty() {
-                return;
-            }
-            for _ in 0..self.ready.len() {
-                if self.frame.content_bytes() >= FRAME_BYTES + SETTLE_RESERVE {
-                    return;
-                }
-                let Some(group) = self.ready.pop_front() else { return };
-                self.serve(group, catalog, now);
-            }
-        }
-    }
-
-    /// Serves the consumers of a group that wait, in turn, with what there is.
-    fn serve(&mut self, group: GroupId, catalog: &Catalog, now: Now) {
-        if self.waiters.has_none(group) {
-            return;
-        }
-        let mut waiting = self.waiters.take(group);
-        let mut unserved = VecDeque::new();
-        while let Some((number, waiter)) = waiting.pop_front() {
-            if waiter.is_gone() || !waiter.ticket.take() {
-                continue;
-            }
-            match self.grant(waiter, catalog, now) {
-                Served::Yes => {}
-                Served::Not(waiter, looks) => {
-                    waiter.ticket.give_back();
-                    if waiter.wait_ms == 0 && !looks {
-                        // It has been looked at everything.
-                        self.pass(Output::Delivered(waiter, Vec::new()));
-                        continue;
-                    }
-                    // Who asks for one topic only does not stand before the others.
-                    let goes_on = waiter.topic.is_some();
-                    unserved.push_back((number, waiter));
-                    if !goes_on {
-                        break;
-                    }
-                }
-            }
-        }
-        unserved.append(&mut waiting);
-        self.waiters.put_back(group, unserved);
-    }
-
-    fn grant(&mut self, waiter: Waiter, catalog: &Catalog, now: Now) -> Served {
-        let start = self.frame.meta().len();
-        let Granted { deliveries, misses, peek, more, too_many_consumers } =
-            self.shard.grant(&waiter.ask(), catalog, &self.cache, now, &mut self.frame);
-        self.apply_from(start);
-        let looks = more || !misses.is_empty();
-        misses.into_iter().for_each(|miss| self.fetch(miss));
-        if too_many_consumers {
-            let most = posthouse_core::queue::MAX_CONSUMERS;
-            let problem = Problem::busy(format!("{most} consumers of the group hold messages"));
-            self.pass(Output::Refused(Box::new(Mail::Receive(waiter)), problem));
-            return Served::Yes;
-        }
-        if let Some(peek) = peek {
-            self.pass(Output::Effect(Effect::Judge(peek, waiter)));
-            return Served::Yes;
-        }
-        if deliveries.is_empty() {
-            if more {
-                self.ready.push_back(waiter.group);
-            }
-            return Served::Not(waiter, looks);
-        }
-        metrics::add(&self.metrics.granted, deliveries.len() as u64);
-        self.pass(Output::Delivered(waiter, deliveries));
-        Served::Yes
-    }
-
-    fn judged(
-        &mut self,
-        claim: posthouse_core::queue::command::Claim,
-        waiter: Waiter,
-        catalog: &Catalog,
-        now: Now,
-    ) {
-        let (group, partition) = (claim.group, claim.partition);
-        let start = self.frame.meta().len();
-        let mut command = Command::Claim(claim.clone());
-        let decided = self.shard.decide(&mut command, catalog, &self.cache, now, &mut self.frame);
-        match decided {
-            Err(miss) => return self.park(miss, Mail::Judged { claim, waiter }),
-            Ok(Reply::Claimed(deliveries)) => {
-                self.apply_from(start);
-                self.shard.judged(group, partition);
-                if !deliveries.is_empty() {
-                    metrics::add(&self.metrics.granted, deliveries.len() as u64);
-                    return self.pass(Output::Delivered(waiter, deliveries));
-                }
-            }
-            Ok(other) => unreachable!("a claim is answered by {other:?}"),
-        }
-        waiter.ticket.give_back();
-        let end = now.lease.plus(waiter.wait_ms);
-        self.waiters.push(waiter, end);
-    }
-
-    fn end_waits(&mut self, now: Now) {
-        for waiter in self.waiters.ended(now.lease) {
-            if !waiter.is_gone() && waiter.ticket.take() {
-                self.pass(Output::Delivered(waiter, Vec::new()));
-            }
-        }
     }
 
     // ---- time
@@ -567,30 +451,17 @@ impl<L: Log> Engine<L> {
         }
     }
 
-    /// Takes out index chunks in which nothing is left.
+    /// Takes out index chunks in which nothing is left. Where a block has to be looked at for
+    /// that, goes on when it has come.
     pub(super) fn forget_chunks(&mut self) -> Vec<ChunkId> {
         let mut due = posthouse_core::queue::Due::default();
         self.shard.forget_chunks(&self.cache, &mut due);
-        due.misses.into_iter().for_each(|miss| self.fetch(miss));
+        for miss in due.misses {
+            self.judging.insert(miss);
+            self.fetch(miss);
+        }
         due.forgotten.iter().for_each(|chunk| self.cache.forget(*chunk));
         due.forgotten
-    }
-
-    fn changed(&mut self, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Group(group) => {
-                    self.shard.poke(group.id);
-                    // Those that take their configuration from it.
-                    let waiting: Vec<GroupId> = self.waiters.groups().collect();
-                    waiting.into_iter().for_each(|group| self.shard.poke(group));
-                }
-                Change::Topic(topic) => {
-                    topic.partitions.iter().for_each(|p| self.shard.reconsider(p.id));
-                }
-                _ => {}
-            }
-        }
     }
 
     // ---- the log
@@ -623,11 +494,10 @@ impl<L: Log> Engine<L> {
         for class in mail.iter_mut() {
             class.drain(..).for_each(|mail| mail.refuse(down.clone()));
         }
-        for (_, parked) in self.parked.drain() {
-            parked.into_iter().for_each(|mail| mail.refuse(down.clone()));
-        }
+        let parked = std::mem::take(&mut self.parked).into_values().flatten();
+        parked.chain(self.resumed.drain(..)).for_each(|mail| mail.refuse(down.clone()));
         for waiter in self.waiters.drain() {
-            Mail::Receive(waiter).refuse(down.clone());
+            waiter.refuse(down.clone());
         }
         if let Some(stop) = self.stopping.take() {
             let _ = stop.send(());
@@ -675,16 +545,15 @@ impl<L: Log> Engine<L> {
     fn refuse_waits(&mut self) {
         self.takes_waits = false;
         for waiter in self.waiters.drain() {
-            Mail::Receive(waiter).refuse(Problem::stopping());
+            waiter.refuse(Problem::stopping());
         }
     }
 
     fn stop(&mut self, tx: tokio::sync::oneshot::Sender<()>) {
         self.stopping = Some(tx);
         self.refuse_waits();
-        for (_, parked) in self.parked.drain() {
-            parked.into_iter().for_each(|mail| mail.refuse(Problem::stopping()));
-        }
+        let parked = std::mem::take(&mut self.parked).into_values().flatten();
+        parked.chain(self.resumed.drain(..)).for_each(|mail| mail.refuse(Problem::stopping()));
         self.parked_count = 0;
         self.progress.want();
     }
@@ -711,6 +580,9 @@ impl<L: Log> Engine<L> {
         }
         if self.due_not_before > now.lease {
             until = Some(until.map_or(self.due_not_before, |u| u.max(self.due_not_before)));
+        }
+        if let Some(at) = self.progress.look_again(now) {
+            until = Some(until.map_or(at, |until| until.min(at)));
         }
         let chores = self.shard.has_chores() && now.lease >= self.due_not_before;
         let log_is_free = self.log.backlog() < PIPELINE;
@@ -786,12 +658,6 @@ impl<L: Log> Engine<L> {
     pub(super) fn metrics(&self) -> &ShardMetrics {
         &self.metrics
     }
-}
-
-enum Served {
-    Yes,
-    /// Whether the look for messages is not over, because it needs a block or was long.
-    Not(Waiter, bool),
 }
 
 /// Messages and bytes of a publish, before it is decided and gives its bodies up.

@@ -17,6 +17,9 @@ use crate::problem::Problem;
 use crate::store::cache::BlockCache;
 use crate::store::snapshot::Taken;
 
+/// Room that is taken until whoever holds this lets go of it.
+pub type Room = Option<Arc<tokio::sync::OwnedSemaphorePermit>>;
+
 /// Mail for a shard.
 #[derive(Debug)]
 pub enum Mail {
@@ -26,6 +29,8 @@ pub enum Mail {
         command: Command,
         /// Who wants to know.
         tx: Tx<Reply>,
+        /// The room that its bodies take on their way into the log.
+        room: Room,
     },
     /// A consumer asks.
     Receive(Waiter),
@@ -47,6 +52,8 @@ pub enum Mail {
     },
     /// The catalog has changed.
     Changed(Vec<Change>),
+    /// Who of a group wanted a ticket that another shard had can have it.
+    LookAgain(GroupId),
     /// A message could not be buried.
     BuryAgain {
         /// Its group.
@@ -85,6 +92,7 @@ impl Mail {
             },
             Mail::Fetched { .. }
             | Mail::Changed(_)
+            | Mail::LookAgain(_)
             | Mail::BuryAgain { .. }
             | Mail::SnapshotTaken(_)
             | Mail::WantSnapshot
@@ -150,24 +158,24 @@ impl Mail {
         if given.is_empty() {
             return None;
         }
-        Some(Mail::Command { command: Command::Nack(given), tx: oneshot::channel().0 })
+        let tx = oneshot::channel().0;
+        Some(Mail::Command { command: Command::Nack(given), tx, room: None })
     }
 
     /// Answers that it will not be done.
     pub fn refuse(self, problem: Problem) {
         match self {
             Mail::Command { tx, .. } => drop(tx.send(Err(problem))),
-            Mail::Receive(waiter) | Mail::Judged { waiter, .. } => {
-                if waiter.ticket.take() {
-                    drop(waiter.tx.send(Err(problem)));
-                }
-            }
+            Mail::Receive(waiter) => waiter.refuse(problem),
+            // It has its ticket already.
+            Mail::Judged { waiter, .. } => drop(waiter.tx.send(Err(problem))),
             Mail::Question(question) => question.refuse(problem),
             Mail::Stop(tx) => {
                 let _ = tx.send(());
             }
             Mail::Fetched { .. }
             | Mail::Changed(_)
+            | Mail::LookAgain(_)
             | Mail::BuryAgain { .. }
             | Mail::EndWaits
             | Mail::WantSnapshot

@@ -168,7 +168,7 @@ impl<L: Log> MetaEngine<L> {
         }
         let busy =
             !ended && self.log.backlog() == 0 && (!queue.is_empty() || self.progress.is_walking());
-        Rest { busy, until: None, until_wall: None, ended }
+        Rest { busy, until: self.progress.look_again(now), until_wall: None, ended }
     }
 
     fn handle(&mut self, mail: MetaMail, now: Now) {
@@ -261,7 +261,10 @@ impl<L: Log> MetaEngine<L> {
                 self.effects.push_back(Effect::Snapshot(step));
             }
         }
-        let steps = self.progress.step(&mut self.state, self.gate.durable());
+        let steps = self.progress.step(&mut self.state, self.reader.synced());
+        if self.progress.waits_for_sync(self.gate.durable()) {
+            self.log.request_sync();
+        }
         snapshots::push_all(&mut self.effects, steps);
     }
 }

@@ -19,6 +19,7 @@ pub mod mailbox;
 pub mod meta;
 pub mod metrics;
 pub mod run;
+mod serve;
 pub mod snapshots;
 pub mod waiters;
 

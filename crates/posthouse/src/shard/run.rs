@@ -178,7 +178,7 @@ pub fn spawn_snapshots(
                     failed = None;
                     snapshots.begin(*begin);
                 }
-                SnapshotStep::Pages(captured) => {
+                SnapshotStep::Pages(captured, _load) => {
                     if failed.is_none()
                         && let Err(error) = snapshots.pages(captured)
                     {

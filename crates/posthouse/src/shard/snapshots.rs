@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use posthouse_core::Now;
 use posthouse_core::catalog::Catalog;
 use posthouse_core::chunk::Miss;
 use posthouse_core::machine::Machine;
 use posthouse_core::page::Captured;
 use posthouse_core::queue::Command;
+use posthouse_core::{Now, ShardMs};
 use posthouse_frame::FrameNo;
 use posthouse_log::{Log, LogReader as _, SegmentNo};
 use tokio::sync::oneshot;
@@ -22,6 +23,12 @@ use crate::store::snapshot::{Begin, Taken};
 /// Pages captured in one turn.
 const PAGES_PER_TURN: usize = 32;
 
+/// Bytes of pages that are captured and not written yet; more are not captured then.
+const PAGES_UNDER_WAY: usize = 16 << 20;
+
+/// How long to wait before it is looked whether the disk has taken some.
+const HELD_UP_MS: u64 = 5;
+
 /// How long to wait after a snapshot that could not be taken.
 const PAUSE_MS: u64 = 10_000;
 
@@ -31,9 +38,30 @@ pub enum SnapshotStep {
     /// A snapshot begins.
     Begin(Box<Begin>),
     /// Pages of it.
-    Pages(Vec<Captured>),
-    /// All pages have come, and the frame it stands behind is durable.
+    Pages(Vec<Captured>, Load),
+    /// All pages have come, and a sync has covered the frame it stands behind.
     Finish,
+}
+
+/// Bytes of pages on their way to whoever writes them; counted until this is dropped.
+#[derive(Debug)]
+pub struct Load {
+    under_way: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Load {
+    fn of(captured: &[Captured], under_way: &Arc<AtomicUsize>) -> Load {
+        let bytes = captured.iter().map(|(_, page)| 64 + page.as_ref().map_or(0, Vec::len)).sum();
+        under_way.fetch_add(bytes, Ordering::Relaxed);
+        Load { under_way: under_way.clone(), bytes }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.under_way.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// Where a loop stands with its snapshots.
@@ -56,6 +84,8 @@ pub struct Progress {
     hold: Option<Arc<Hold>>,
     /// Who will, as soon as no snapshot is being taken.
     asked: Option<(Arc<Hold>, oneshot::Sender<()>)>,
+    /// Bytes of pages that are captured and not written yet.
+    under_way: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +113,7 @@ impl Progress {
             free: Vec::new(),
             hold: None,
             asked: None,
+            under_way: Arc::default(),
         }
     }
 
@@ -139,9 +170,26 @@ impl Progress {
         self.state == State::Idle
     }
 
-    /// Whether there are pages to capture.
+    /// Whether there are pages to capture, and room for them.
     pub fn is_walking(&self) -> bool {
-        matches!(self.state, State::Walking(_))
+        matches!(self.state, State::Walking(_)) && !self.is_held_up()
+    }
+
+    /// Whether the disk has to take pages before more are captured.
+    fn is_held_up(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) >= PAGES_UNDER_WAY
+    }
+
+    /// When to look again at a snapshot that is held up.
+    pub fn look_again(&self, now: Now) -> Option<ShardMs> {
+        let is_held_up = matches!(self.state, State::Walking(_)) && self.is_held_up();
+        is_held_up.then(|| now.lease.plus(HELD_UP_MS))
+    }
+
+    /// Whether everything of a snapshot is there but a sync of the log, which has called
+    /// everything up to `durable` durable.
+    pub fn waits_for_sync(&self, durable: FrameNo) -> bool {
+        matches!(self.state, State::Walked(frame) if durable >= frame)
     }
 
     /// Bytes of meta sections and of frames since the last snapshot began.
@@ -176,20 +224,25 @@ impl Progress {
     }
 
     /// Goes on with the one that was begun.
-    pub fn step<M: Machine>(&mut self, machine: &mut M, durable: FrameNo) -> Vec<SnapshotStep> {
+    /// The log outlives a power cut up to frame `synced`: with a snapshot of a later frame
+    /// it would be missing what the snapshot rests on.
+    pub fn step<M: Machine>(&mut self, machine: &mut M, synced: FrameNo) -> Vec<SnapshotStep> {
         self.settle_hold();
         let mut steps = Vec::new();
-        if let State::Walking(frame) = self.state {
+        if let State::Walking(frame) = self.state
+            && !self.is_held_up()
+        {
             let (captured, done) = machine.walk(PAGES_PER_TURN);
             if !captured.is_empty() {
-                steps.push(SnapshotStep::Pages(captured));
+                let load = Load::of(&captured, &self.under_way);
+                steps.push(SnapshotStep::Pages(captured, load));
             }
             if done {
                 self.state = State::Walked(frame);
             }
         }
         if let State::Walked(frame) = self.state
-            && durable >= frame
+            && synced >= frame
         {
             steps.push(SnapshotStep::Finish);
             self.state = State::Writing;
@@ -264,7 +317,10 @@ impl<L: Log> Engine<L> {
         if self.progress.should_begin(is_time, now) {
             self.begin_snapshot(now);
         }
-        let steps = self.progress.step(&mut self.shard, self.gate.durable());
+        let steps = self.progress.step(&mut self.shard, self.reader.synced());
+        if self.progress.waits_for_sync(self.gate.durable()) {
+            self.log.request_sync();
+        }
         push_all(&mut self.effects, steps);
     }
 

@@ -143,7 +143,7 @@ fn each_consumer_of_a_broadcast_gets_its_own_copy() {
     // They get what comes from their first receive on.
     let both = |list: &Value| {
         let names = texts(list["groups"].as_array().unwrap(), "name");
-        ["%broadcast.g.one", "%broadcast.g.two"].iter().all(|n| names.contains(&n.to_string()))
+        ["%broadcast.g%one", "%broadcast.g%two"].iter().all(|n| names.contains(&n.to_string()))
     };
     node.until(&["group", "list", "%", "--json"], both);
     node.cli(&["publish", "orders", "news"]).ok();

@@ -11,17 +11,18 @@ fn secret() -> Secret {
 struct World {
     catalog: Catalog,
     log: Vec<Vec<u8>>,
+    now: UnixMs,
 }
 
 impl World {
     fn new() -> Self {
-        World { catalog: Catalog::new(secret()), log: Vec::new() }
+        World { catalog: Catalog::new(secret()), log: Vec::new(), now: UnixMs(7) }
     }
 
     fn run(&mut self, command: Command) -> Result<Reply, Refusal> {
         let number = FrameNo(self.log.len() as u64 + 1);
         let mut frame = FrameBuf::new(number);
-        let reply = self.catalog.decide(&command, UnixMs(7), &mut frame)?;
+        let reply = self.catalog.decide(&command, self.now, &mut frame)?;
         self.catalog.apply(number, frame.meta()).unwrap();
         self.log.push(frame.meta().to_vec());
         Ok(reply)
@@ -108,15 +109,90 @@ fn an_own_group_of_a_consumer_gets_what_its_parent_does() {
     let Ok(Reply::Group(parent, _)) = world.group("readers", &["news"]) else { panic!() };
     world
         .run(Command::PutGroup {
-            name: "%broadcast.readers.w1".into(),
+            name: "%broadcast.readers%w1".into(),
             parent: Some(parent.id),
             config: GroupConfig::default(),
             only_new: true,
         })
         .unwrap();
-    assert_eq!(world.groups_of("news"), ["readers", "%broadcast.readers.w1"]);
+    assert_eq!(world.groups_of("news"), ["readers", "%broadcast.readers%w1"]);
     world.group("readers", &[]).unwrap();
     assert_eq!(world.groups_of("news"), [""; 0]);
+}
+
+fn topic_as(world: &mut World, name: &str, role: Role, partitions: u32) -> Result<Reply, Refusal> {
+    let config = TopicConfig { partitions, ..Default::default() };
+    let (name, shards, only_new) = (name.into(), 1, false);
+    world.run(Command::PutTopic { name, role, config, shards, only_new })
+}
+
+// An own group did not get what was redriven to it after a restart, and with a pattern it got
+// what was redriven to its parent.
+#[test]
+fn an_own_group_of_a_consumer_gets_what_is_redriven_to_it_and_not_to_its_parent() {
+    let mut world = World::new();
+    let Ok(Reply::Group(parent, _)) = world.group("g", &["*"]) else { panic!() };
+    let config = GroupConfig::default();
+    let (name, parent_id) = (crate::name::broadcast_group("g", "c"), Some(parent.id));
+    let put = Command::PutGroup { name, parent: parent_id, config, only_new: false };
+    let Ok(Reply::Group(own, _)) = world.run(put) else { panic!() };
+    for group in [&parent, &own] {
+        let name = crate::name::retry_topic(&group.name);
+        topic_as(&mut world, &name, Role::Retry(group.id), 1).unwrap();
+        let retry = world.catalog.topic_named(&name).unwrap();
+        assert_eq!(world.groups_of(&name), [&*group.name]);
+        assert!(world.catalog.gets(group, retry));
+        assert_eq!(world.catalog.topics_of(group), std::slice::from_ref(retry));
+    }
+}
+
+// A partition that was added to a topic of the system stood in a shard that is not there.
+#[test]
+fn a_topic_of_the_system_keeps_its_partitions() {
+    let mut world = World::new();
+    let Ok(Reply::Group(group, _)) = world.group("g", &["t"]) else { panic!() };
+    let role = Role::DeadLetters(group.id);
+    topic_as(&mut world, "%dead.g", role, 1).unwrap();
+    let refusal = topic_as(&mut world, "%dead.g", role, 4).unwrap_err().to_string();
+    assert_eq!(refusal, "partitions is 4: a topic of the system keeps its 1");
+}
+
+#[test]
+fn a_group_that_is_being_deleted_gets_no_child() {
+    let mut world = World::new();
+    let Ok(Reply::Group(parent, _)) = world.group("g", &["t"]) else { panic!() };
+    world.run(Command::DeleteGroup { name: "g".into() }).unwrap();
+    let child = |parent| Command::PutGroup {
+        name: "%broadcast.g%c".into(),
+        parent: Some(parent),
+        config: GroupConfig::default(),
+        only_new: true,
+    };
+    let refusal = world.run(child(parent.id)).unwrap_err();
+    assert_eq!(refusal, Refusal::Deleting { kind: "group", name: "g".into() });
+    world.run(Command::EndGroup { id: parent.id }).unwrap();
+    assert!(matches!(world.run(child(parent.id)), Err(Refusal::NotFound { .. })));
+}
+
+// What had come to a partition before a crash, between the catalog and the shard, was before
+// the beginning of groups that are older than the partition, and begin with what comes next.
+#[test]
+fn a_group_begins_at_the_beginning_of_what_is_newer_than_it() {
+    let mut world = World::new();
+    world.topic("old", 1).unwrap();
+    world.now = UnixMs(10);
+    let Ok(Reply::Group(group, _)) = world.group("g", &["*"]) else { panic!() };
+    world.now = UnixMs(20);
+    let Ok(Reply::Topic(old, _)) = world.topic("old", 3) else { panic!() };
+    let Ok(Reply::Topic(new, _)) = world.topic("new", 1) else { panic!() };
+    let starts = |topic: &Topic| -> Vec<Start> {
+        let start = |partition| world.catalog.start_on(&group, topic, partition);
+        topic.partitions.iter().map(start).collect()
+    };
+    assert_eq!(starts(&old), [Start::Latest, Start::Earliest, Start::Earliest]);
+    assert_eq!(starts(&new), [Start::Earliest]);
+    let again: Arc<Topic> = Stored::from_json(&old.to_json()).unwrap();
+    assert_eq!(again, old);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 
 use super::status;
 use crate::broker::consume::{Receive, Received, Verdict};
-use crate::broker::{Caller, bounds};
+use crate::broker::{Caller, Presence, bounds};
 use crate::doors::calls::consume::messages;
 use crate::doors::calls::{Calls, convert};
 use crate::problem::Problem;
@@ -41,6 +41,8 @@ struct Session {
     ready: VecDeque<Result<Response, Status>>,
     /// Nothing leaves any more.
     ended: bool,
+    /// Whoever consumes is there as long as the stream is.
+    presence: Option<Presence>,
 }
 
 pub(super) fn session(
@@ -58,6 +60,7 @@ pub(super) fn session(
         settles: FuturesUnordered::new(),
         ready: VecDeque::new(),
         ended: false,
+        presence: None,
     };
     // It runs where its connection runs: no task and no queue stand between.
     Box::pin(stream::unfold(session, |mut session| async move {
@@ -190,6 +193,11 @@ impl Session {
     }
 
     fn received(&mut self, received: Result<Vec<Received>, Problem>) {
+        // With its credit used up it asks for nothing, and is there all the same.
+        self.presence = self.open.as_ref().map(|open| {
+            let own = open.broadcast.then_some(open.consumer.as_str());
+            self.calls.broker.presence(&open.group, own)
+        });
         match received.and_then(|received| messages(&received)) {
             Ok(response) if response.messages.is_empty() => {}
             Ok(response) => {

@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 
 use super::answer::{Refused, problem};
 use super::ask::{At, Params, Who};
-use crate::broker::Caller;
+use crate::broker::{Caller, Presence};
 use crate::doors::calls::Calls;
 use crate::json;
 use crate::problem::Problem;
@@ -101,7 +101,7 @@ pub async fn stream(
     };
     // A HEAD wants to know and not to have: nothing is given out for it.
     let is_over = method == Method::HEAD;
-    let mut session = Session { calls, caller, ask, most, is_over };
+    let mut session = Session { calls, caller, ask, most, is_over, presence: None };
     // The first look says what is wrong with the request, while there is a status to say
     // it with.
     let first = if is_over { Vec::new() } else { session.look(0).await? };
@@ -118,6 +118,7 @@ struct Session {
     ask: proto::ReceiveRequest,
     most: u32,
     is_over: bool,
+    presence: Option<Presence>,
 }
 
 impl Session {
@@ -150,6 +151,9 @@ impl Session {
             ..self.ask.clone()
         };
         let received = self.calls.receive(&self.caller, ask).await?;
+        // While it has as much as it may it asks for nothing, and is there all the same.
+        let own = self.ask.broadcast.then_some(self.ask.consumer.as_str());
+        self.presence = Some(self.calls.broker.presence(&self.ask.group, own));
         let events = received.messages.into_iter().map(|message| {
             let id = message.id.clone();
             to_event("message", Some(id), &json::Message::from(message))
