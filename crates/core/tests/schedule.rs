@@ -468,6 +468,29 @@ fn play(ops: &[Op], miss_percent: u64) {
     assert_eq!(test.world.restored().digest(), digest, "restore differs");
 }
 
+/// Whoever has nothing else to do sleeps until the alarm that the schedule sets. A message
+/// that had come in behind one that was due earlier set none: once that one had come, it
+/// came only when something else woke the shard.
+#[test]
+fn the_alarm_is_set_for_what_comes_after_the_first() {
+    let mut test = Test::new(0);
+    let messages = vec![(When::After(300), None), (When::After(9_000), None)];
+    test.run(&Op::Publish { topic: 0, messages });
+    let begin = test.world.now.wall.0;
+    for due in [300, 9_000] {
+        // Each alarm may be early, to make ready; it must come, and be of use.
+        for _ in 0..10 {
+            let (_, alarm) = test.world.shard.next_deadline();
+            let alarm = alarm.expect("something is to come").0.min(begin + due);
+            let ms = alarm.saturating_sub(test.world.now.wall.0);
+            test.world.advance(ms);
+            test.fire();
+        }
+        assert_eq!(test.world.now.wall.0, begin + due);
+    }
+    assert_eq!(test.world.shard.schedule().pending(), 0);
+}
+
 proptest! {
     #[test]
     fn what_is_scheduled_comes_when_it_is_due_and_once(

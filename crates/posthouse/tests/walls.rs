@@ -97,12 +97,13 @@ fn assert_none(found: Vec<String>, rule: &str) {
 
 #[test]
 fn crates_see_only_those_that_the_architecture_lets_them_see() {
-    let allowed: [(&str, &[&str]); 5] = [
+    let allowed: [(&str, &[&str]); 6] = [
         ("posthouse-frame", &[]),
         ("posthouse-core", &["posthouse-frame"]),
         ("posthouse-log", &["posthouse-frame"]),
         ("posthouse-client", &[]),
         ("posthouse", &["posthouse-client", "posthouse-core", "posthouse-frame", "posthouse-log"]),
+        ("sim", &["posthouse", "posthouse-core", "posthouse-frame", "posthouse-log"]),
     ];
     for (package, ours) in allowed {
         let seen = dependencies(package, true);
@@ -157,6 +158,27 @@ fn the_core_has_no_clock_thread_file_socket_chance_or_order_of_a_hash_map() {
 fn the_log_is_synchronous_and_knows_no_socket() {
     let words = ["async ", ".await", "std::net"];
     assert_none(mentions("crates/log/src", &words), "a log has threads of its own");
+}
+
+#[test]
+fn planted_bugs_are_in_no_build_but_the_simulators() {
+    for manifest in ["frame", "core", "log", "posthouse", "client", "sim"] {
+        let path = format!("crates/{manifest}/Cargo.toml");
+        let text = read(&path);
+        let default = text.lines().find(|line| line.trim_start().starts_with("default "));
+        assert!(default.is_none_or(|line| !line.contains("planted")), "{path} plants by default");
+        // Dependencies that ask for it; the feature itself only hands it on.
+        let asks = text.lines().filter(|line| line.contains("features = [\""));
+        let asks: Vec<&str> = asks.filter(|line| line.contains("planted")).collect();
+        assert!(asks.is_empty(), "{path} plants: {asks:?}");
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["tree", "--locked", "--offline", "--edges", "features", "--package", "posthouse"]);
+    let output = cargo.current_dir(root()).output().expect("cargo can be started");
+    assert!(output.status.success(), "cargo tree has failed");
+    let tree = String::from_utf8_lossy(&output.stdout);
+    assert!(!tree.contains("planted"), "the binary is built with planted bugs:\n{tree}");
+    assert!(tree.contains("posthouse-core"), "the tree is that of the binary");
 }
 
 // ---- rooms of the binary

@@ -32,12 +32,14 @@ impl Shard {
             Record::Detach { group, partition } => self.detach(*group, *partition),
             Record::Drop { partition } => self.drop_partition(*partition),
             Record::Grant(grant) => self.apply_grant(grant),
+            Record::Skip { .. } if posthouse_frame::planted("skip-dropped") => {}
             Record::Skip { group, partition, next, why, runs } => {
                 if *why == SkipReason::Expired {
                     self.expired += runs.iter().map(|run| run.len).sum::<u64>();
                 }
                 self.finish(*group, *partition, *next, runs);
             }
+            Record::Chain { .. } if posthouse_frame::planted("chain-dropped") => {}
             Record::Chain { group, partition, next, items } => {
                 self.apply_chain(*group, *partition, *next, items);
             }
@@ -270,6 +272,12 @@ impl Shard {
         }
         for again in grant.again.iter() {
             for position in again.run.iter() {
+                if posthouse_frame::planted("attempt-not-kept") {
+                    let slot = slot(again.attempt - 1);
+                    let key = self.pairs.get(number).map_or(0, |pair| pair.windows.key(position));
+                    self.put(number, position, slot, key);
+                    continue;
+                }
                 let key = self.pairs.get(number).map_or(0, |pair| pair.windows.key(position));
                 self.put(number, position, slot(again.attempt), key);
             }
@@ -385,7 +393,8 @@ impl Shard {
         let Some(pair) = self.pairs.get_mut(&mut self.pager, number) else { return };
         if run.first <= pair.floor && pair.windows.is_empty() {
             // Everything below is done, nothing above is known: the floor moves.
-            pair.floor = pair.floor.max(run.end());
+            let far = u64::from(posthouse_frame::planted("floor-one-far"));
+            pair.floor = pair.floor.max(run.end() + far);
             pair.next = pair.next.max(pair.floor);
             return;
         }
@@ -438,6 +447,9 @@ impl Shard {
         let State::Used(slot) = pair.windows.state(position) else { return };
         let key = pair.windows.key(position);
         pair.windows.set_reason(&mut self.pager, number, position, reason);
+        if posthouse_frame::planted("nack-lets-key-go") {
+            pair.keys.remove(&key);
+        }
         // Nobody has it now; fence and attempt stay, for whoever asks what became of it.
         self.put(number, position, Slot::new(visible_at, 0, slot.fence(), slot.attempt()), key);
         self.push_deadline(visible_at, number, Run { first: position, len: 1 });
@@ -476,7 +488,9 @@ impl Shard {
                     self.put(number, position, slot, key);
                 }
             }
-            self.push_deadline(visible_at, number, run);
+            if !posthouse_frame::planted("extended-for-ever") {
+                self.push_deadline(visible_at, number, run);
+            }
         }
         self.sweep_deadlines();
     }

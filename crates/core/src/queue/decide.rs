@@ -99,9 +99,16 @@ impl Shard {
     ) -> Reply {
         let mut planning = Planning { seq: self.schedule.times.next(), ..Planning::default() };
         let mut planned = Vec::with_capacity(batches.len());
+        let mut refused = None;
         for (number, batch) in batches.iter().enumerate() {
             match self.plan(number, batch, apart, catalog, now, &mut planning) {
                 Ok(plan) => planned.push(plan),
+                Err(refusal)
+                    if posthouse_frame::planted("publish-in-part") && !planned.is_empty() =>
+                {
+                    refused = Some(refusal);
+                    break;
+                }
                 Err(refusal) => return Reply::Refused(refusal),
             }
         }
@@ -138,7 +145,11 @@ impl Shard {
             let (why, items) = (CancelReason::Replaced, List::Slice(&planning.replaced));
             Record::Cancel { why, items }.write(out);
         }
-        Reply::Published(planned)
+        if posthouse_frame::planted("position-ahead") {
+            let known = |plan: &&mut Published| !plan.duplicates.is_empty();
+            planned.iter_mut().filter(known).for_each(|plan| plan.first += 1);
+        }
+        refused.map_or(Reply::Published(planned), Reply::Refused)
     }
 
     /// Finds duplicates and conflicts, and where the batch will stand.
@@ -228,10 +239,13 @@ impl Shard {
         }
         if let Some(before) = self.dedupe.get(topic, dedupe.id)
             && now.wall.since(before.at) < window_ms
+            && !(posthouse_frame::planted("ids-of-last-second") && now.wall.since(before.at) > 1000)
         {
             // Nobody knows yet whether a prepared message will come.
             let is_held = before.is_later && self.is_held(before.position);
-            let is_same = before.digest == dedupe.digest && !is_held;
+            let is_same = (before.digest == dedupe.digest
+                || posthouse_frame::planted("conflict-unseen"))
+                && !is_held;
             let (partition, position) = (before.partition, before.position);
             return Some((Before { partition, position, is_later: before.is_later }, is_same));
         }
@@ -276,7 +290,9 @@ impl Shard {
         match pair.windows.state(held.position) {
             State::Free => Err(Settled::NotHeld),
             State::Done => Err(Settled::Already),
-            State::Used(slot) if slot.fence() != held.fence => {
+            State::Used(slot)
+                if slot.fence() != held.fence && !posthouse_frame::planted("any-fence") =>
+            {
                 if slot.fence() < held.fence || slot.is_chained() {
                     // The group went back to before this message since.
                     return Err(Settled::NotHeld);
@@ -316,6 +332,9 @@ impl Shard {
             good.sort_unstable();
         }
         good.dedup();
+        if posthouse_frame::planted("settle-loses-last") && good.len() > 1 {
+            good.pop();
+        }
         let mut runs = Vec::new();
         for of_pair in good.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             runs.clear();
@@ -334,6 +353,9 @@ impl Shard {
     fn extend(&self, held: &[Held], lease_ms: u64, now: Now, out: &mut FrameBuf) -> Reply {
         let visible_at = now.lease.plus(lease_ms);
         self.settle(held, Some(visible_at), |group, partition, runs| {
+            if posthouse_frame::planted("extend-unrecorded") {
+                return;
+            }
             Record::Extend { group, partition, visible_at, runs: List::Slice(runs) }.write(out);
         })
     }
@@ -356,7 +378,10 @@ impl Shard {
             });
             // Nobody gets it again after the last attempt: there is nothing to wait for.
             let last = slot.attempt() >= most;
-            let delay_ms = if last { 0 } else { back.delay_ms.unwrap_or(backoff_ms) };
+            let delay_ms = match last || posthouse_frame::planted("nack-at-once") {
+                true => 0,
+                false => back.delay_ms.unwrap_or(backoff_ms),
+            };
             let visible_at = now.lease.plus(delay_ms);
             Record::Nack {
                 group: held.group,
@@ -473,13 +498,14 @@ impl Shard {
             matches!(pair.windows.state(held.position), State::Used(slot)
                 if slot.fence() == held.fence && slot.visible_at() <= now.lease)
         });
-        if !still {
+        if !still && !posthouse_frame::planted("buried-twice") {
             return Reply::Refused(Refusal::Gone);
         }
         if !self.takes(to, topic, catalog) {
             return Reply::Refused(Refusal::NoPartition(to));
         }
-        let source = Some((held.group, held.partition, held.position));
+        let source = Some((held.group, held.partition, held.position))
+            .filter(|_| !posthouse_frame::planted("buried-and-kept"));
         let next = self.open_for(to, topic, GroupId::OPERATOR, out);
         let id = self.id_of(burial.partition, &burial.found, catalog);
         place(to, next, PlaceReason::Dead, id, copy, source, now, out);
@@ -538,7 +564,9 @@ impl Shard {
         }
         letters.sort_by_key(|(position, _)| *position);
         letters.dedup_by_key(|(position, _)| *position);
-        letters.retain(|(position, _)| self.is_letter(from, *position));
+        if !posthouse_frame::planted("redriven-again") {
+            letters.retain(|(position, _)| self.is_letter(from, *position));
+        }
         let mut ids = Vec::with_capacity(letters.len());
         for (position, _) in letters.iter() {
             let found = self.index.get(chunks, from, row.chain, *position)?;
@@ -550,7 +578,8 @@ impl Shard {
         }
         let first = self.open_for(to, topic, group, out);
         for (next, ((position, copy), id)) in (first..).zip(letters.iter_mut().zip(ids)) {
-            let source = Some((GroupId::OPERATOR, from, *position));
+            let source = Some((GroupId::OPERATOR, from, *position))
+                .filter(|_| !posthouse_frame::planted("letter-stays"));
             place(to, next, PlaceReason::Redriven, id, copy, source, now, out);
         }
         Ok(Reply::Count(letters.len() as u64))

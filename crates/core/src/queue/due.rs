@@ -112,7 +112,8 @@ impl Shard {
             let mut any = false;
             for position in deadline.run.iter() {
                 if let State::Used(slot) = pair.windows.state(position)
-                    && slot.visible_at() == deadline.at
+                    && (slot.visible_at() == deadline.at
+                        || posthouse_frame::planted("lease-of-before"))
                 {
                     pair.again.push_back(position);
                     // A message whose attempts are used up, or that has expired and is
@@ -181,7 +182,8 @@ impl Shard {
         if slot.visible_at() > now.lease || self.burying.contains_key(&(number, position)) {
             return Ok(());
         }
-        let is_used_up = slot.attempt() >= config.max_attempts;
+        let more = u16::from(posthouse_frame::planted("one-attempt-more"));
+        let is_used_up = slot.attempt() >= config.max_attempts + more;
         let buries = catalog.topic_of(partition).is_some_and(|t| buries_expired(t, config));
         // It had expired when the group came to it.
         let is_over = slot.is_chained() && pair.windows.key(position) == 0;
@@ -190,7 +192,10 @@ impl Shard {
             return Ok(());
         }
         let skips = match is_used_up {
-            true => config.dead_letter == DeadLetter::Drop,
+            true => {
+                config.dead_letter == DeadLetter::Drop
+                    || posthouse_frame::planted("letter-not-written")
+            }
             false => !buries,
         };
         if skips {
@@ -227,6 +232,9 @@ impl Shard {
             reason,
             error: pair.windows.reason(position).unwrap_or_default().to_owned(),
         });
+        if posthouse_frame::planted("buried-twice") {
+            due.burials.extend(due.burials.last().cloned());
+        }
         Ok(())
     }
 
@@ -377,7 +385,10 @@ impl Shard {
         };
         let (head, why) = match &topic.config.retention {
             Retention::Acknowledged { min_age_ms } => {
-                let end = self.least_floor(partition);
+                let end = match posthouse_frame::planted("trimmed-too-far") {
+                    true => row.next,
+                    false => self.least_floor(partition),
+                };
                 (older_than(*min_age_ms, end)?, TrimReason::Acknowledged)
             }
             Retention::Limits { max_age_ms, max_bytes, max_count } => {
@@ -485,6 +496,10 @@ impl Shard {
         let mut upto = first;
         while let Some(item) = self.dedupe.numbered(upto) {
             let window_ms = catalog.topic(item.topic).map_or(0, |t| t.config.dedupe_window_ms);
+            let window_ms = match posthouse_frame::planted("ids-forgotten") {
+                true => window_ms.min(100),
+                false => window_ms,
+            };
             if now.since(item.at) < window_ms || upto - first == 4 * WORTH {
                 break;
             }

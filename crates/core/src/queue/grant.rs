@@ -368,13 +368,15 @@ impl Shard {
     ) -> Again {
         let Some(pair) = self.pairs.get(number) else { return Again::Void };
         let State::Used(slot) = pair.windows.state(position) else { return Again::Void };
-        if slot.visible_at() > now.lease
+        let is_held = slot.visible_at() > now.lease;
+        if (is_held && !posthouse_frame::planted("lease-of-before"))
             || plan.taken.contains(&position)
             || !pair.is_first_of(pair.windows.key(position), position)
         {
             return Again::Void;
         }
-        if slot.attempt() >= config.max_attempts {
+        let more = u16::from(posthouse_frame::planted("one-attempt-more"));
+        if slot.attempt() >= config.max_attempts + more {
             return Again::Over;
         }
         if room.is_full() {
@@ -439,7 +441,8 @@ impl Shard {
             room.search -= 1;
             let position = found.position;
             let is_expired = found.is_expired(now.wall);
-            if is_expired && !plan.buries {
+            let is_lost = posthouse_frame::planted("passed-over") && position % 16 == 7;
+            if is_lost || (is_expired && !plan.buries) {
                 Run::push(&mut plan.expired, position);
                 plan.next = position + 1;
                 return Step::On;
@@ -457,8 +460,9 @@ impl Shard {
                 }
             }
             let key = if keyed && !is_expired { found.key } else { 0 };
-            let is_locked =
-                key != 0 && (pair.keys.contains_key(&key) || plan.locked.contains(&key));
+            let is_locked = key != 0
+                && !posthouse_frame::planted("keys-ignored")
+                && (pair.keys.contains_key(&key) || plan.locked.contains(&key));
             if is_expired || is_locked {
                 if plan.chained.len() + pair.waiting as usize >= CHAINED {
                     turn = Some(Turn::Blocked);
@@ -480,7 +484,8 @@ impl Shard {
             }
             Run::push(&mut plan.fresh, position);
             plan.deliveries.push((found.clone(), 1));
-            plan.next = position + 1;
+            let off = posthouse_frame::planted("search-off-by-one") && room.messages == 1;
+            plan.next = position + 1 + u64::from(off);
             Step::On
         });
         match (walked, turn) {
@@ -685,6 +690,9 @@ fn verdict(catalog: &Catalog, group: GroupId, topic: &Arc<Topic>, found: &Found)
     }
     let Some(group) = catalog.group(group) else { return Some(false) };
     let group = catalog.effective(group);
+    if posthouse_frame::planted("filter-forgotten") && found.position % 8 == 5 {
+        return Some(true);
+    }
     let mut verdict = Some(false);
     for filter in group.filters(&topic.name, catalog.secret()) {
         match by_hash(filter, found) {

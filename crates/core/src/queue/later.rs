@@ -83,7 +83,7 @@ impl Shard {
             LaterOutcome::Done { of, due }
         });
         let outcomes = outcomes.collect();
-        if !moved.is_empty() {
+        if !moved.is_empty() && !posthouse_frame::planted("move-unrecorded") {
             Record::Reschedule { items: List::Slice(&moved) }.write(out);
         }
         Reply::Later(outcomes)
@@ -104,6 +104,9 @@ impl Shard {
             LaterOutcome::Done { of, due }
         });
         let outcomes = outcomes.collect();
+        if posthouse_frame::planted("cancel-loses-rest") {
+            cancelled.truncate(1);
+        }
         if !cancelled.is_empty() {
             let (why, items) = (CancelReason::Asked, List::Slice(&cancelled));
             Record::Cancel { why, items }.write(out);
@@ -239,7 +242,9 @@ impl Shard {
                 if self.partitions.get(of.partition.0).is_some_and(|row| row.awaits(of.seq)) {
                     self.schedule.hours.add(&mut self.pager, of.partition, due);
                 }
-                self.schedule.enter(Young::moved((due, of.seq), of.partition, origin));
+                if !posthouse_frame::planted("moved-nowhere") {
+                    self.schedule.enter(Young::moved((due, of.seq), of.partition, origin));
+                }
             }
         }
         self.note_counters();
@@ -247,6 +252,9 @@ impl Shard {
 
     pub(super) fn apply_cancel(&mut self, items: &List<'_, Pending>) {
         for of in items.iter() {
+            if posthouse_frame::planted("cancelled-comes") && of.seq % 4 == 1 {
+                continue;
+            }
             self.end_later(of, None);
         }
         self.note_counters();

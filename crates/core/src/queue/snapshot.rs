@@ -94,6 +94,9 @@ impl Machine for Shard {
     }
 
     fn restored(&mut self) {
+        if posthouse_frame::planted("fence-restarts") {
+            self.counters.fence = 0;
+        }
         self.dedupe.resume(self.counters.dedupe_next);
         self.schedule.resume(self.counters.seq_next, self.counters.uncounted);
         self.transactions.restored();
@@ -160,7 +163,9 @@ impl Shard {
         for (position, slot, key) in used {
             self.restore_slot(number, group, slot);
             let Some(pair) = self.pairs.derived(number) else { return };
-            pair.lock(key, position);
+            if !posthouse_frame::planted("keys-not-restored") {
+                pair.lock(key, position);
+            }
             if !slot.is_chained() {
                 let at = slot.visible_at();
                 self.deadlines.push_one(&mut deadline, at, number, position);
@@ -170,7 +175,9 @@ impl Shard {
                 pair.again.push_back(position);
             }
         }
-        self.flush_deadline(deadline);
+        if !posthouse_frame::planted("leases-not-restored") {
+            self.flush_deadline(deadline);
+        }
         if let Some(pair) = self.pairs.derived(number) {
             pair.done_above = done_above;
         }

@@ -58,7 +58,7 @@ pub struct YoungOnes {
     /// Where in `active` the entries with a body are: in the order of their numbers, as
     /// they came.
     with_body: Vec<u32>,
-    /// No entry of `active` is due earlier.
+    /// No entry of `active` is due earlier, but for those that were taken up.
     least: Option<UnixMs>,
     sorted: Vec<Arc<Sorted>>,
     frozen: Vec<Arc<Sorted>>,
@@ -116,9 +116,15 @@ impl YoungOnes {
         self.active.is_empty() && self.sorted.is_empty()
     }
 
-    /// No entry that came last is due earlier.
+    /// No entry that came last is due earlier, but for those that were taken up.
     pub fn least(&self) -> Option<UnixMs> {
         self.least
+    }
+
+    /// What is due at `upto` or earlier has been taken up: it counts no more.
+    pub fn passed(&mut self, upto: UnixMs) {
+        let later = self.active.iter().map(|entry| entry.due).filter(|due| *due > upto);
+        self.least = later.min();
     }
 
     /// The entries that came last and are in no sorted run.

@@ -142,8 +142,17 @@ impl Writer {
     /// Writes a batch, and syncs it if that is what durable means here.
     pub(crate) fn commit(&mut self, batch: &[Arc<Frame>]) -> Result<(), FileError> {
         self.write(Kind::Data, batch)?;
+        if posthouse_frame::planted("durable-before-sync") {
+            self.shared.state.advance(self.written);
+        }
         if self.durability == Durability::Sync {
-            self.sync()?;
+            let synced = self.sync();
+            if !posthouse_frame::planted("sync-error-ignored") {
+                synced?;
+            }
+            if posthouse_frame::planted("sync-error-ignored") {
+                self.synced = self.written;
+            }
         }
         self.publish();
         Ok(())
@@ -275,7 +284,10 @@ impl Writer {
             frame_no: self.end.next,
             epoch: self.end.epoch,
             meta_crc: 0,
-            durable_no: self.synced,
+            durable_no: match posthouse_frame::planted("claims-unsynced") {
+                true => self.end.next,
+                false => self.synced,
+            },
             wall_ms: self.end.wall_ms,
             lease_ms: self.end.lease_ms,
             prev_header_crc: self.end.crc,
@@ -352,9 +364,14 @@ impl Writer {
     /// Syncs all that was written.
     pub(crate) fn sync(&mut self) -> Result<(), FileError> {
         for file in self.unsynced.drain(..) {
+            if posthouse_frame::planted("rotated-unsynced") {
+                continue;
+            }
             file.sync_data()?;
         }
-        if let Some(active) = self.end.active.as_ref().filter(|_| self.synced < self.written) {
+        if let Some(active) = self.end.active.as_ref().filter(|_| self.synced < self.written)
+            && !posthouse_frame::planted("sync-skipped")
+        {
             active.file.sync_data()?;
         }
         self.synced = self.written;

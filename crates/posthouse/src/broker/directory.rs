@@ -89,6 +89,15 @@ impl Directory {
         rx.await.map_err(|_| Problem::stopping())?
     }
 
+    /// Ends the loop of the catalog.
+    pub(super) async fn end_meta(&self) {
+        let (tx, rx) = oneshot::channel();
+        let mail = MetaMail::Stop(tx);
+        // A closed box: the loop has ended already.
+        let _ = self.meta.send(mail.class(), mail);
+        let _ = rx.await;
+    }
+
     /// Asks a shard to do something.
     ///
     /// # Errors

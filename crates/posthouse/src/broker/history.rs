@@ -299,7 +299,8 @@ impl Broker {
     pub async fn history(&self, caller: &Caller, id: &str) -> Result<History, Problem> {
         let message: posthouse_core::ident::MessageId = id.parse()?;
         let parts = message.open(&self.secret)?;
-        let reader = self.shard(parts.shard)?.bodies.reader().clone();
+        let bodies = &self.shard(parts.shard)?.bodies;
+        let reader = bodies.reader().clone();
         let trail = match parts.kind {
             IdKind::Stored => {
                 // Where it was published, and where it is now if that is elsewhere.
@@ -319,9 +320,9 @@ impl Broker {
             IdKind::Transaction => return Err(Problem::no_message(id)),
         };
         let (from, trail) = trail;
-        let scanned = tokio::task::spawn_blocking(move || scan(&reader, from, trail)).await;
+        let scanned = bodies.aside().call(move || scan(&reader, from, trail)).await;
         let (trail, complete, gaps) =
-            scanned.map_err(|_| Problem::internal("the reading thread has ended"))??;
+            scanned.ok_or_else(|| Problem::internal("the reading thread has ended"))??;
         let catalog = self.catalog();
         let events = trail.events.into_iter().map(|(at, frame, group, what)| Event {
             at,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use posthouse_core::catalog::{Action, Group, Topic};
 use posthouse_core::ident::MessageId;
@@ -11,6 +11,7 @@ use posthouse_core::message;
 use posthouse_core::queue::Command;
 use posthouse_core::queue::command::Reply;
 use posthouse_core::{Position, ShardId};
+use tokio::time::Instant;
 
 use super::inspect::Seen;
 use super::{Broker, Caller, On, bounds};
@@ -342,7 +343,7 @@ impl Pace {
     async fn keep(&self, redriven: u64) {
         if let Some(rate) = self.rate {
             let earliest = Duration::from_secs_f64(redriven as f64 / f64::from(rate));
-            tokio::time::sleep_until((self.began + earliest).into()).await;
+            tokio::time::sleep_until(self.began + earliest).await;
         }
     }
 }

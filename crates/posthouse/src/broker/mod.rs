@@ -35,11 +35,12 @@ use tokio::sync::{Notify, Semaphore};
 
 pub use access::{Caller, On};
 pub use directory::{CatalogLimits, Directory};
-pub use open::{BrokerOptions, Report, StartError};
+pub use open::{BrokerOptions, Chance, Ground, Part, Parts, Report, StartError};
 
 use crate::problem::Problem;
 use crate::shard::ShardMetrics;
 use crate::shard::attend::Bodies;
+use crate::shard::clock::Time;
 use crate::shard::mail::Mail;
 use crate::shard::mailbox::Mailbox;
 use crate::store::StoreInfo;
@@ -117,6 +118,7 @@ pub struct Broker {
     failure: Arc<Failure>,
     threads: Mutex<Option<open::Threads>>,
     started: Instant,
+    time: Arc<dyn Time>,
 }
 
 /// When somebody of a group was last there.
@@ -212,7 +214,7 @@ impl Broker {
 
     /// The time of the day.
     pub fn now(&self) -> UnixMs {
-        UnixMs(crate::shard::clock::wall_ms())
+        UnixMs(self.time.wall_ms())
     }
 
     /// Why and when it fails.

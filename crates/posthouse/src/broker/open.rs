@@ -10,7 +10,7 @@ use posthouse_core::ShardId;
 use posthouse_core::catalog::Catalog;
 use posthouse_core::queue::Shard;
 use posthouse_log::files::Files;
-use posthouse_log::local::{Durability, LocalLog, LocalOptions, Recovery};
+use posthouse_log::local::{Drive, Durability, LocalLog, LocalOptions, Recovery};
 use posthouse_log::{Log as _, LogState};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -20,14 +20,14 @@ use super::quota::Quotas;
 use super::space::SpaceGuard;
 use super::{Broker, Failure, ShardHandle, publish};
 use crate::problem::Problem;
-use crate::shard::attend::{Attendant, Bodies, Effect};
-use crate::shard::clock::{Clock, wall_ms};
+use crate::shard::attend::{Aside, Attendant, Bodies, Effect};
+use crate::shard::clock::{Clock, SystemClocks, Time};
 use crate::shard::engine::{Engine, EngineOptions};
 use crate::shard::mail::Mail;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::meta::{MetaEngine, MetaMail};
 use crate::shard::metrics::ShardMetrics;
-use crate::shard::run::{self, OnFailure};
+use crate::shard::run::{self, Loop, OnFailure, Runner, SnapshotWriter, Tell};
 use crate::store::open::{Found, Opened, Replayed, find, prepare};
 use crate::store::{META_SHARD, NewStore, Store, StoreError};
 
@@ -98,20 +98,108 @@ pub struct Report {
     pub took: Duration,
 }
 
+/// What a node stands on: everything that is not the same every time.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// The disk.
+    pub files: Arc<dyn Files>,
+    /// The time.
+    pub time: Arc<dyn Time>,
+    /// Numbers that nobody can guess.
+    pub chance: Chance,
+    /// Where calls that block are made. [`Aside::Here`]: the logs have no threads either,
+    /// and are driven by whoever has the [`Parts`].
+    pub aside: Aside,
+}
+
+/// Random numbers, fresh for each start.
+#[derive(Clone, Copy, Debug)]
+pub struct Chance {
+    /// Names the store, if it is new.
+    pub store: u64,
+    /// Its secret, if it is new.
+    pub secret: [u8; 32],
+    /// Tells this process from another that claims the same log.
+    pub writer: u32,
+}
+
+impl Ground {
+    /// A disk, and the system's clocks, numbers and threads.
+    ///
+    /// # Errors
+    /// If the system gives no random numbers.
+    pub fn of_the_system(files: Arc<dyn Files>) -> Result<Ground, StartError> {
+        let chance = Chance {
+            store: u64::from_le_bytes(random()?),
+            secret: random()?,
+            writer: u32::from_le_bytes(random()?),
+        };
+        Ok(Ground { files, time: SystemClocks::shared(), chance, aside: Aside::Threads })
+    }
+}
+
+/// The loops of a node, to be run.
+#[derive(Debug)]
+pub struct Parts {
+    /// The catalog's.
+    pub meta: Part<MetaEngine<LocalLog>>,
+    /// Those of the shards.
+    pub shards: Vec<Part<Engine<LocalLog>>>,
+    failure: Arc<Failure>,
+    /// Holds the lock on the data directory as long as they run.
+    store: Store,
+}
+
+/// A loop, and who writes its snapshots.
+#[derive(Debug)]
+pub struct Part<E: Loop> {
+    /// The loop.
+    pub runner: Runner<E>,
+    /// Who writes its snapshots.
+    pub writer: SnapshotWriter,
+}
+
+impl Parts {
+    fn start(self) -> std::io::Result<Threads> {
+        let Parts { meta, shards, failure, store } = self;
+        let on_failure: OnFailure = Arc::new(move |what| failure.report(what));
+        let mut threads = Threads { loops: Vec::new(), snapshots: Vec::new(), store };
+        threads.add("meta".into(), "meta-snap".into(), meta, &on_failure)?;
+        for (id, part) in shards.into_iter().enumerate() {
+            threads.add(format!("shard-{id}"), format!("snap-{id}"), part, &on_failure)?;
+        }
+        Ok(threads)
+    }
+}
+
 /// The threads of a node.
 #[derive(Debug)]
 pub(super) struct Threads {
     loops: Vec<JoinHandle<LogState>>,
     snapshots: Vec<JoinHandle<()>>,
-    meta: Mailbox<MetaMail>,
-    /// Holds the lock on the data directory as long as they run.
     store: Store,
 }
+
+impl Threads {
+    fn add<E: Loop>(
+        &mut self,
+        name: String,
+        snapshots: String,
+        part: Part<E>,
+        on_failure: &OnFailure,
+    ) -> std::io::Result<()> {
+        self.loops.push(run::spawn(name, part.runner, on_failure.clone())?);
+        self.snapshots.push(run::spawn_snapshots(snapshots, part.writer)?);
+        Ok(())
+    }
+}
+
+/// Bytes of a segment of the catalog's log, unless those of the shards have fewer.
+const META_SEGMENT_BYTES: u64 = 8 << 20;
 
 /// The most bytes of a frame of the catalog's log.
 const META_FRAME_BYTES: usize = 6 << 20;
 
-/// The first failure of one log; what came of it.
 fn default_shards() -> u16 {
     match std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
         0..=4 => 1,
@@ -152,23 +240,39 @@ impl Broker {
         files: Arc<dyn Files>,
         options: BrokerOptions,
     ) -> Result<(Arc<Broker>, Report), StartError> {
+        let ground = Ground::of_the_system(files)?;
+        let (broker, parts, report) = Broker::assemble(ground, options)?;
+        let threads = parts.start()?;
+        *broker.threads.lock().unwrap_or_else(PoisonError::into_inner) = Some(threads);
+        broker.settle_in().await?;
+        Ok((broker, report))
+    }
+
+    /// Opens the data directory, and gives what has to be run. Needs a runtime to be
+    /// running. Once the parts run, [`Broker::settle_in`] before anybody is served.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn assemble(
+        ground: Ground,
+        options: BrokerOptions,
+    ) -> Result<(Arc<Broker>, Parts, Report), StartError> {
         let started = Instant::now();
-        let seed: ([u8; 8], [u8; 32], [u8; 4]) = (random()?, random()?, random()?);
+        let Ground { files, time, chance, .. } = ground.clone();
         let new = || NewStore {
             shards: options.shards.unwrap_or_else(default_shards).clamp(1, 64),
-            number: u64::from_le_bytes(seed.0),
-            secret: seed.1,
-            now_ms: wall_ms(),
+            number: chance.store,
+            secret: chance.secret,
+            now_ms: time.wall_ms(),
         };
         let mut store = Store::open(files.clone(), &options.data, new)?;
-        let writer = u32::from_le_bytes(seed.2);
         let shards = store.info.shards;
 
         prepare(&store)?;
-        let meta = find_meta(&store, &options, writer)?;
+        let meta = find_meta(&store, &options, &ground)?;
         let mut found = Vec::new();
         for shard in 0..shards {
-            found.push(find_shard(&store, &options, writer, shard)?);
+            found.push(find_shard(&store, &options, &ground, shard)?);
         }
         // All of it can be used: only now is anything changed.
         store.take_over()?;
@@ -186,10 +290,6 @@ impl Broker {
         };
 
         let failure = Arc::new(Failure::default());
-        let on_failure: OnFailure = {
-            let failure = failure.clone();
-            Arc::new(move |what| failure.report(what))
-        };
         let meta_box = Mailbox::default();
         let boxes: Vec<Mailbox<Mail>> = (0..shards).map(|_| Mailbox::default()).collect();
         let directory = Arc::new(Directory::new(
@@ -199,23 +299,21 @@ impl Broker {
             options.limits,
         ));
         let (info, secret) = (store.info.clone(), store.secret);
-        let mut threads =
-            Threads { loops: Vec::new(), snapshots: Vec::new(), meta: meta_box.clone(), store };
         let meta_reader = LocalLog::reader(&meta.log);
-        start_meta(meta, catalog.clone(), meta_box, &on_failure, &mut threads)?;
-        let mut handles = Vec::new();
+        let meta = assemble_meta(meta, catalog.clone(), meta_box, &ground);
+        let (mut handles, mut parts) = (Vec::new(), Vec::new());
         for (opened, mailbox) in opened.into_iter().zip(boxes) {
-            let id = ShardId(handles.len() as u16);
-            let engine = options.engine(shards.into());
             let shell = Shell {
-                id,
+                id: ShardId(handles.len() as u16),
                 mailbox,
                 catalog: catalog.clone(),
                 directory: directory.clone(),
-                engine,
-                on_failure: on_failure.clone(),
+                engine: options.engine(shards.into()),
+                ground: ground.clone(),
             };
-            handles.push(start_shard(opened, shell, &mut threads)?);
+            let (handle, part) = assemble_shard(opened, shell);
+            handles.push(handle);
+            parts.push(part);
         }
         let space = SpaceGuard::new(files, options.data.clone(), options.disk_reserve);
         let broker = Arc::new(Broker {
@@ -232,14 +330,24 @@ impl Broker {
             space: Arc::new(space),
             user_changes: Arc::default(),
             is_stopping: AtomicBool::new(false),
-            failure,
-            threads: Mutex::new(Some(threads)),
+            failure: failure.clone(),
+            threads: Mutex::default(),
             started,
+            time,
             options,
         });
-        broker.directory.reconcile().await?;
-        tokio::spawn(Broker::keep_house(Arc::downgrade(&broker)));
-        Ok((broker, report))
+        Ok((broker, Parts { meta, shards: parts, failure, store }, report))
+    }
+
+    /// Finishes what a crash has left unfinished, and begins to keep house. The parts
+    /// must be running.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn settle_in(self: &Arc<Self>) -> Result<(), Problem> {
+        self.directory.reconcile().await?;
+        tokio::spawn(Broker::keep_house(Arc::downgrade(self)));
+        Ok(())
     }
 
     /// Takes no new work from now on, and answers who waits for messages.
@@ -254,6 +362,24 @@ impl Broker {
         }
     }
 
+    /// Ends the loops, each with a last snapshot. They must be running.
+    pub async fn end_loops(&self) {
+        self.begin_stop();
+        let mut done = Vec::new();
+        for shard in &self.shards {
+            let (tx, rx) = oneshot::channel();
+            let mail = Mail::Stop(tx);
+            // A closed box: the loop has ended already.
+            let _ = shard.mailbox.send(mail.class(), mail);
+            done.push(rx);
+        }
+        for rx in done {
+            let _ = rx.await;
+        }
+        // The catalog last: shards may need it to the end.
+        self.directory.end_meta().await;
+    }
+
     /// Ends: takes no new work, answers who waits, takes a last snapshot. Returns how
     /// the logs ended, or what was not over in time.
     ///
@@ -264,22 +390,7 @@ impl Broker {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else { return Ok(()) };
         let over = async {
-            let mut done = Vec::new();
-            for shard in &self.shards {
-                let (tx, rx) = oneshot::channel();
-                let mail = Mail::Stop(tx);
-                // A closed box: the loop has ended already.
-                let _ = shard.mailbox.send(mail.class(), mail);
-                done.push(rx);
-            }
-            for rx in done {
-                let _ = rx.await;
-            }
-            // The catalog last: shards may need it to the end.
-            let (tx, rx) = oneshot::channel();
-            let mail = MetaMail::Stop(tx);
-            let _ = threads.meta.send(mail.class(), mail);
-            let _ = rx.await;
+            self.end_loops().await;
             let _ = tokio::task::spawn_blocking(move || {
                 threads.loops.into_iter().for_each(|thread| drop(thread.join()));
                 threads.snapshots.into_iter().for_each(|thread| drop(thread.join()));
@@ -294,10 +405,19 @@ impl Broker {
     }
 }
 
-fn log_options(store: &Store, options: &BrokerOptions, writer: u32, shard: u16) -> LocalOptions {
+fn log_options(
+    store: &Store,
+    options: &BrokerOptions,
+    ground: &Ground,
+    shard: u16,
+) -> LocalOptions {
     LocalOptions {
-        writer,
+        writer: ground.chance.writer,
         durability: options.durability,
+        drive: match ground.aside {
+            Aside::Threads => Drive::Threads,
+            Aside::Here => Drive::Steps,
+        },
         ..LocalOptions::new(store.number, shard)
     }
 }
@@ -305,14 +425,14 @@ fn log_options(store: &Store, options: &BrokerOptions, writer: u32, shard: u16) 
 fn find_meta(
     store: &Store,
     options: &BrokerOptions,
-    writer: u32,
+    ground: &Ground,
 ) -> Result<Found<Catalog>, StoreError> {
     let log = LocalOptions {
-        segment_bytes: 8 << 20,
-        max_frame_bytes: META_FRAME_BYTES,
+        segment_bytes: META_SEGMENT_BYTES.min(options.segment_bytes),
+        max_frame_bytes: META_FRAME_BYTES.min(options.segment_bytes as usize / 2),
         tail_bytes: 1 << 20,
         spares: 1,
-        ..log_options(store, options, writer, META_SHARD)
+        ..log_options(store, options, ground, META_SHARD)
     };
     find(store, &store.meta_dir(), Catalog::new(store.secret), log)
 }
@@ -320,7 +440,7 @@ fn find_meta(
 fn find_shard(
     store: &Store,
     options: &BrokerOptions,
-    writer: u32,
+    ground: &Ground,
     shard: u16,
 ) -> Result<Found<Shard>, StoreError> {
     let shards = u64::from(store.info.shards);
@@ -328,7 +448,7 @@ fn find_shard(
         segment_bytes: options.segment_bytes,
         tail_bytes: (options.memory / 8 / shards) as usize,
         max_frame_bytes: (10 << 20).min(options.segment_bytes as usize / 2),
-        ..log_options(store, options, writer, shard)
+        ..log_options(store, options, ground, shard)
     };
     find(store, &store.shard_dir(shard), Shard::new(ShardId(shard)), log)
 }
@@ -343,30 +463,29 @@ fn published(store: &Store, state: &Catalog) -> Result<Catalog, StoreError> {
     Ok(copy)
 }
 
-fn start_meta(
+fn assemble_meta(
     opened: Opened<Catalog>,
     catalog: Arc<RwLock<Catalog>>,
     mailbox: Mailbox<MetaMail>,
-    on_failure: &OnFailure,
-    threads: &mut Threads,
-) -> Result<(), StartError> {
+    ground: &Ground,
+) -> Part<MetaEngine<LocalLog>> {
     let Opened { machine, log, recovery, snapshots, clocks, .. } = opened;
     let at = (snapshots.newest_frame(), recovery.epoch);
     let engine = MetaEngine::new(machine, catalog, log, at);
     let (tx, rx) = mpsc::unbounded_channel();
-    let clock = Clock::resume(clocks);
-    let name = "meta".to_owned();
+    let clock = Clock::resume(ground.time.clone(), clocks);
     let bell = mailbox.clone();
-    threads.loops.push(run::spawn(name, engine, clock, mailbox, tx, on_failure.clone())?);
     let (steps_tx, steps_rx) = std::sync::mpsc::channel();
-    let tell = move |taken| {
+    let tell: Tell = Box::new(move |taken| {
         let mail = MetaMail::SnapshotTaken(taken);
         // A closed box: the loop has ended, and needs to know nothing any more.
         let _ = bell.send(mail.class(), mail);
-    };
-    threads.snapshots.push(run::spawn_snapshots("meta-snap".into(), snapshots, steps_rx, tell)?);
+    });
     tokio::spawn(forward_snapshots(rx, steps_tx));
-    Ok(())
+    Part {
+        runner: Runner::new(engine, clock, mailbox, tx),
+        writer: SnapshotWriter::new(snapshots, steps_rx, tell),
+    }
 }
 
 /// The catalog asks for nothing but snapshots.
@@ -387,48 +506,37 @@ struct Shell {
     catalog: Arc<RwLock<Catalog>>,
     directory: Arc<Directory>,
     engine: EngineOptions,
-    on_failure: OnFailure,
+    ground: Ground,
 }
 
-fn start_shard(
-    opened: Opened<Shard>,
-    shell: Shell,
-    threads: &mut Threads,
-) -> Result<ShardHandle, StartError> {
+fn assemble_shard(opened: Opened<Shard>, shell: Shell) -> (ShardHandle, Part<Engine<LocalLog>>) {
     let Opened { machine, log, recovery, chunks, snapshots, clocks, .. } = opened;
-    let bodies = Bodies::new(LocalLog::reader(&log));
+    let Shell { id, mailbox, catalog, directory, ground, .. } = shell;
+    let bodies = Bodies::new(LocalLog::reader(&log), ground.aside);
     let metrics = Arc::new(ShardMetrics::default());
     let at = (snapshots.newest_frame(), recovery.epoch);
-    let engine =
-        Engine::new(machine, log, shell.catalog.clone(), shell.engine, at, metrics.clone());
+    let engine = Engine::new(machine, log, catalog.clone(), shell.engine, at, metrics.clone());
     let (tx, rx) = mpsc::unbounded_channel();
-    let (id, mailbox) = (shell.id, shell.mailbox);
-    threads.loops.push(run::spawn(
-        format!("shard-{id}"),
-        engine,
-        Clock::resume(clocks),
-        mailbox.clone(),
-        tx,
-        shell.on_failure,
-    )?);
+    let clock = Clock::resume(ground.time.clone(), clocks);
+    let runner = Runner::new(engine, clock, mailbox.clone(), tx);
     let (steps_tx, steps_rx) = std::sync::mpsc::channel();
     let bell = mailbox.clone();
-    let tell = move |taken| {
+    let tell: Tell = Box::new(move |taken| {
         let mail = Mail::SnapshotTaken(taken);
         // A closed box: the loop has ended, and needs to know nothing any more.
         let _ = bell.send(mail.class(), mail);
-    };
-    let name = format!("snap-{id}");
-    threads.snapshots.push(run::spawn_snapshots(name, snapshots, steps_rx, tell)?);
+    });
+    let writer = SnapshotWriter::new(snapshots, steps_rx, tell);
     let attendant = Attendant {
         shard: id,
         mailbox: mailbox.clone(),
         chunks,
         bodies: bodies.clone(),
-        catalog: shell.catalog,
-        directory: shell.directory,
+        catalog,
+        directory,
         snapshots: steps_tx,
+        time: ground.time,
     };
     tokio::spawn(attendant.attend(rx));
-    Ok(ShardHandle { id, mailbox, bodies, metrics })
+    (ShardHandle { id, mailbox, bodies, metrics }, Part { runner, writer })
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::{Command, Reply};
 use posthouse_core::catalog::{AccessGrant, Action, Quota, Token, User, UserConfig};
 use tokio::sync::OwnedMutexGuard;
@@ -12,7 +11,6 @@ use tokio::sync::OwnedMutexGuard;
 use super::access::{is_manager, is_open, token_hash};
 use super::{Broker, Caller, On};
 use crate::problem::{Kind, Problem};
-use crate::shard::clock::wall_ms;
 
 /// Before every token, so that one can be told when it is found where it should not be.
 const TOKEN_PREFIX: &str = "ph_";
@@ -163,7 +161,7 @@ impl Broker {
         config.tokens.push(Token {
             name: token.into(),
             sha256: token_hash(&text),
-            created_at: UnixMs(wall_ms()),
+            created_at: self.now(),
         });
         self.set_user(turn, user, config).await?;
         Ok(text)

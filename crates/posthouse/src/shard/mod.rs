@@ -18,6 +18,7 @@ pub mod mail;
 pub mod mailbox;
 pub mod meta;
 pub mod metrics;
+pub mod probe;
 pub mod run;
 mod serve;
 pub mod snapshots;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use posthouse_core::Now;
 use posthouse_log::{Log, LogState};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -23,12 +24,12 @@ pub type OnFailure = Arc<dyn Fn(String) + Send + Sync>;
 /// A loop that can be run on a thread.
 pub trait Loop: Send + 'static {
     /// What it is sent.
-    type Mail: Send + 'static;
+    type Mail: Send + std::fmt::Debug + 'static;
     /// Its log.
     type Log: Log;
 
     /// One turn.
-    fn turn(&mut self, mail: &mut Classes<Self::Mail>, now: posthouse_core::Now) -> Rest;
+    fn turn(&mut self, mail: &mut Classes<Self::Mail>, now: Now) -> Rest;
     /// What it asks for.
     fn take_effects(&mut self) -> std::collections::VecDeque<Effect>;
     /// Its log.
@@ -43,7 +44,7 @@ impl<L: Log> Loop for Engine<L> {
     type Mail = Mail;
     type Log = L;
 
-    fn turn(&mut self, mail: &mut Classes<Mail>, now: posthouse_core::Now) -> Rest {
+    fn turn(&mut self, mail: &mut Classes<Mail>, now: Now) -> Rest {
         Engine::turn(self, mail, now)
     }
 
@@ -68,7 +69,7 @@ impl<L: Log> Loop for MetaEngine<L> {
     type Mail = MetaMail;
     type Log = L;
 
-    fn turn(&mut self, mail: &mut Classes<MetaMail>, now: posthouse_core::Now) -> Rest {
+    fn turn(&mut self, mail: &mut Classes<MetaMail>, now: Now) -> Rest {
         MetaEngine::turn(self, mail, now)
     }
 
@@ -89,51 +90,91 @@ impl<L: Log> Loop for MetaEngine<L> {
     }
 }
 
+/// A loop with its mailbox and its clock, to be run by a thread or turn by turn.
+#[derive(Debug)]
+pub struct Runner<E: Loop> {
+    engine: E,
+    clock: Clock,
+    mailbox: Mailbox<E::Mail>,
+    effects: UnboundedSender<Effect>,
+    mail: Classes<E::Mail>,
+}
+
+impl<E: Loop> Runner<E> {
+    /// What the engine asks for goes to `effects`.
+    pub fn new(
+        engine: E,
+        clock: Clock,
+        mailbox: Mailbox<E::Mail>,
+        effects: UnboundedSender<Effect>,
+    ) -> Self {
+        Runner { engine, clock, mailbox, effects, mail: Classes::default() }
+    }
+
+    /// Waits for mail for up to `patience` (`None`: for as long as it takes), and makes
+    /// one turn. Returns what follows, and what time it was.
+    pub fn turn(&mut self, patience: Option<Duration>) -> (Rest, Now) {
+        self.mailbox.take(&mut self.mail, patience);
+        let now = self.clock.now();
+        let rest = self.engine.turn(&mut self.mail, now);
+        for effect in self.engine.take_effects() {
+            // Nobody attends any more: the process is ending.
+            let _ = self.effects.send(effect);
+        }
+        (rest, now)
+    }
+
+    /// The engine, to look at.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The engine, to drive its log by hand.
+    pub fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// Closes the mailbox and the log: the loop has ended.
+    pub fn end(self) -> LogState {
+        // Whoever still writes learns from the closed box that nobody reads.
+        drop(self.mailbox.close());
+        self.engine.into_log().close()
+    }
+}
+
 /// Runs a loop on a thread of its own until it ends. The log is closed then.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub fn spawn<E: Loop>(
     name: String,
-    mut engine: E,
-    mut clock: Clock,
-    mailbox: Mailbox<E::Mail>,
-    effects: UnboundedSender<Effect>,
+    mut runner: Runner<E>,
     on_failure: OnFailure,
 ) -> std::io::Result<JoinHandle<LogState>> {
-    let bell = mailbox.clone();
-    engine.log_mut().watch(Box::new(move |_| bell.ring()));
+    let bell = runner.mailbox.clone();
+    runner.engine.log_mut().watch(Box::new(move |_| bell.ring()));
     std::thread::Builder::new().name(name).spawn(move || {
         // A loop that panics has a state that nobody should rely on: the process ends
         // rather than go on without it.
         let guard = AbortOnPanic;
-        let mut mail = Classes::default();
         let mut patience = Some(Duration::ZERO);
         loop {
-            mailbox.take(&mut mail, patience);
-            let now = clock.now();
-            let rest = engine.turn(&mut mail, now);
-            for effect in engine.take_effects() {
-                // Nobody attends any more: the process is ending.
-                let _ = effects.send(effect);
-            }
+            let (rest, now) = runner.turn(patience);
             if rest.ended {
                 break;
             }
             patience = patience_of(&rest, now);
         }
         std::mem::forget(guard);
-        // Whoever still writes learns from the closed box that nobody reads.
-        drop(mailbox.close());
-        if let Some(failure) = engine.failure() {
+        if let Some(failure) = runner.engine.failure() {
             on_failure(failure);
         }
-        engine.into_log().close()
+        runner.end()
     })
 }
 
 /// How long a loop may sleep.
-fn patience_of(rest: &Rest, now: posthouse_core::Now) -> Option<Duration> {
+fn patience_of(rest: &Rest, now: Now) -> Option<Duration> {
     if rest.busy {
         return Some(Duration::ZERO);
     }
@@ -159,43 +200,79 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// Writes the snapshots of one loop on a thread of its own; `tell` says what came of
-/// each.
+/// Called with what came of each snapshot.
+pub type Tell = Box<dyn Fn(Result<Taken, String>) + Send>;
+
+/// Who writes the snapshots of one loop, step by step as they come.
+pub struct SnapshotWriter {
+    snapshots: Snapshots,
+    steps: std::sync::mpsc::Receiver<SnapshotStep>,
+    tell: Tell,
+    failed: Option<String>,
+}
+
+impl std::fmt::Debug for SnapshotWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotWriter").field("snapshots", &self.snapshots).finish_non_exhaustive()
+    }
+}
+
+impl SnapshotWriter {
+    /// Takes steps from `steps`; `tell` hears what came of each snapshot.
+    pub fn new(
+        snapshots: Snapshots,
+        steps: std::sync::mpsc::Receiver<SnapshotStep>,
+        tell: Tell,
+    ) -> Self {
+        SnapshotWriter { snapshots, steps, tell, failed: None }
+    }
+
+    /// Does the next step that has come. `false` if there is none.
+    pub fn step(&mut self) -> bool {
+        let step = self.steps.try_recv();
+        let has_come = step.is_ok();
+        step.into_iter().for_each(|step| self.take(step));
+        has_come
+    }
+
+    fn take(&mut self, step: SnapshotStep) {
+        match step {
+            SnapshotStep::Begin(begin) => {
+                self.failed = None;
+                self.snapshots.begin(*begin);
+            }
+            SnapshotStep::Pages(captured, _load) => {
+                if self.failed.is_none()
+                    && let Err(error) = self.snapshots.pages(captured)
+                {
+                    self.failed = Some(error.to_string());
+                }
+            }
+            SnapshotStep::Finish => {
+                let taken = match self.failed.take() {
+                    None => self.snapshots.finish().map_err(|error| error.to_string()),
+                    Some(error) => Err(error),
+                };
+                if taken.is_err() {
+                    self.snapshots.give_up();
+                }
+                (self.tell)(taken);
+            }
+        }
+    }
+}
+
+/// Writes the snapshots of one loop on a thread of its own.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub fn spawn_snapshots(
     name: String,
-    mut snapshots: Snapshots,
-    steps: std::sync::mpsc::Receiver<SnapshotStep>,
-    tell: impl Fn(Result<Taken, String>) + Send + 'static,
+    mut writer: SnapshotWriter,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(move || {
-        let mut failed: Option<String> = None;
-        for step in steps {
-            match step {
-                SnapshotStep::Begin(begin) => {
-                    failed = None;
-                    snapshots.begin(*begin);
-                }
-                SnapshotStep::Pages(captured, _load) => {
-                    if failed.is_none()
-                        && let Err(error) = snapshots.pages(captured)
-                    {
-                        failed = Some(error.to_string());
-                    }
-                }
-                SnapshotStep::Finish => {
-                    let taken = match failed.take() {
-                        None => snapshots.finish().map_err(|error| error.to_string()),
-                        Some(error) => Err(error),
-                    };
-                    if taken.is_err() {
-                        snapshots.give_up();
-                    }
-                    tell(taken);
-                }
-            }
+        while let Ok(step) = writer.steps.recv() {
+            writer.take(step);
         }
     })
 }

@@ -64,6 +64,15 @@ impl BlockCache {
         self.bytes = self.blocks.values().map(|cached| cached.data.len()).sum();
     }
 
+    /// Lets go of blocks. Returns how many.
+    pub fn forget_blocks(&mut self, which: impl Fn(Miss) -> bool) -> usize {
+        let before = self.order.len();
+        self.order.retain(|name| !which(*name));
+        self.blocks.retain(|name, _| !which(*name));
+        self.bytes = self.blocks.values().map(|cached| cached.data.len()).sum();
+        before - self.order.len()
+    }
+
     /// Bytes of the blocks in memory.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -381,8 +381,12 @@ pub fn write_file(
     }
     let file = files.create(&temporary)?;
     file.write_all_at(bytes, 0)?;
-    file.sync_all()?;
+    if !posthouse_frame::planted("manifest-unsynced") {
+        file.sync_all()?;
+    }
     files.rename(&temporary, &dir.join(name))?;
-    files.sync_dir(dir)?;
+    if !posthouse_frame::planted("manifest-name-unsynced") {
+        files.sync_dir(dir)?;
+    }
     Ok(())
 }

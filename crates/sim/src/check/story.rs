@@ -1,0 +1,303 @@
+//! A history, sorted by what checkers ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use posthouse_core::queue::command::Shift;
+
+use crate::bodies::Token;
+use crate::history::{
+    Answer, Call, Change, Event, Fail, Got, Left, Letter, Message, Place, Put, Say, What,
+};
+use crate::scene::Scene;
+
+/// One message in one publish.
+#[derive(Clone, Debug)]
+pub struct Sent<'a> {
+    /// The call.
+    pub call: Call,
+    /// Which event that was.
+    pub from: usize,
+    /// Which event the answer was, if there was one.
+    pub to: Option<usize>,
+    /// The message.
+    pub message: &'a Message,
+    /// What became of it: `None` if nobody knows.
+    pub outcome: Option<Result<&'a Put, &'a Fail>>,
+}
+
+/// A delivery.
+#[derive(Clone, Debug)]
+pub struct Delivery<'a> {
+    /// When it was asked for.
+    pub from: usize,
+    /// When it came.
+    pub to: usize,
+    /// The group.
+    pub group: &'static str,
+    /// How long its lease is.
+    pub lease_ms: u64,
+    /// It was acknowledged with the grant.
+    pub auto: bool,
+    /// What came.
+    pub got: &'a Got,
+}
+
+/// What a consumer said of one delivery.
+#[derive(Clone, Debug)]
+pub struct Settle<'a> {
+    /// When.
+    pub from: usize,
+    /// When it was answered.
+    pub to: Option<usize>,
+    /// The group.
+    pub group: &'static str,
+    /// Of what.
+    pub got: &'a Got,
+    /// What.
+    pub say: &'a Say,
+    /// The answer: `None` if nobody knows.
+    pub answer: Option<&'a Answer>,
+}
+
+/// A change of a message that is to come.
+#[derive(Clone, Debug)]
+pub struct Move<'a> {
+    /// When.
+    pub from: usize,
+    /// When it was answered.
+    pub to: Option<usize>,
+    /// Which message.
+    pub token: Token,
+    /// When it is to come; `None`: not at all.
+    pub shift: Option<Shift>,
+    /// The answer: `None` if nobody knows.
+    pub answer: Option<&'a Change>,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Story<'a> {
+    /// Topics and groups.
+    pub scene: &'a Scene,
+    /// Everything.
+    pub events: &'a [Event],
+    /// Publishes, by message.
+    pub sent: BTreeMap<Token, Vec<Sent<'a>>>,
+    /// Publishes that are all or nothing, of several messages.
+    pub atomic: BTreeMap<Call, Vec<Token>>,
+    /// Deliveries, in the order they came.
+    pub deliveries: Vec<Delivery<'a>>,
+    /// Of each place of a group, which.
+    pub by_place: BTreeMap<(&'static str, &'a Place), Vec<usize>>,
+    /// What was said, in order.
+    pub settles: Vec<Settle<'a>>,
+    /// Of each place of a group, which.
+    pub settles_by_place: BTreeMap<(&'static str, &'a Place), Vec<usize>>,
+    /// Changes, by message.
+    pub moves: BTreeMap<Token, Vec<Move<'a>>>,
+    /// How many receives of each group were never answered, or failed: they may have
+    /// been given something that nobody has seen.
+    pub lost_receives: BTreeMap<&'static str, u64>,
+    /// What is left in the end.
+    pub left: Vec<&'a Left>,
+    /// The dead letters in the end.
+    pub letters: BTreeMap<&'static str, &'a [Letter]>,
+    /// Messages that were there in the end, or were delivered.
+    pub present: BTreeSet<Token>,
+    /// Topics through which a group gets redriven messages have none of these names.
+    pub topics: BTreeSet<&'static str>,
+}
+
+impl<'a> Story<'a> {
+    /// Sorts a history.
+    pub fn of(scene: &'a Scene, events: &'a [Event]) -> Story<'a> {
+        let mut story = Story {
+            scene,
+            events,
+            sent: BTreeMap::new(),
+            atomic: BTreeMap::new(),
+            deliveries: Vec::new(),
+            by_place: BTreeMap::new(),
+            settles: Vec::new(),
+            settles_by_place: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            lost_receives: BTreeMap::new(),
+            left: Vec::new(),
+            letters: BTreeMap::new(),
+            present: BTreeSet::new(),
+            topics: scene.topics.iter().map(|topic| topic.name).collect(),
+        };
+        let answers: BTreeMap<Call, usize> = (0..)
+            .zip(events)
+            .filter_map(|(at, event)| match &event.what {
+                What::Published { call, .. }
+                | What::Received { call, .. }
+                | What::Settled { call, .. }
+                | What::Moved { call, .. }
+                | What::Redriven { call, .. } => Some((*call, at)),
+                _ => None,
+            })
+            .collect();
+        for (from, event) in events.iter().enumerate() {
+            story.add(from, &event.what, &answers);
+        }
+        // Deliveries come in the order in which they were asked for; what counts is when
+        // they came.
+        story.deliveries.sort_by_key(|delivery| delivery.to);
+        for (at, delivery) in story.deliveries.iter().enumerate() {
+            let place = (delivery.group, &delivery.got.place);
+            story.by_place.entry(place).or_default().push(at);
+            story.present.extend(delivery.got.token.iter());
+        }
+        for (at, settle) in story.settles.iter().enumerate() {
+            let place = (settle.group, &settle.got.place);
+            story.settles_by_place.entry(place).or_default().push(at);
+        }
+        story
+    }
+
+    fn add(&mut self, from: usize, what: &'a What, answers: &BTreeMap<Call, usize>) {
+        match what {
+            What::Publish { call, messages, apart } => {
+                let to = answers.get(call).copied();
+                let answer = to.map(|to| &self.events[to].what);
+                for (at, message) in messages.iter().enumerate() {
+                    let outcome = match answer {
+                        Some(What::Published { outcome: Ok(puts), .. }) => Some(puts[at].as_ref()),
+                        Some(What::Published { outcome: Err(fail), .. }) if !fail.unknown => {
+                            Some(Err(fail))
+                        }
+                        _ => None,
+                    };
+                    // What nobody knows of one message.
+                    let outcome = outcome.filter(|o| !matches!(o, Err(fail) if fail.unknown));
+                    let sent = Sent { call: *call, from, to, message, outcome };
+                    self.sent.entry(message.token).or_default().push(sent);
+                }
+                if !apart && messages.len() > 1 {
+                    let tokens = messages.iter().map(|message| message.token).collect();
+                    self.atomic.insert(*call, tokens);
+                }
+            }
+            What::Receive { call, group, lease_ms, auto } => {
+                let to = answers.get(call).copied();
+                let outcome = to.map(|to| (to, &self.events[to].what));
+                match outcome {
+                    Some((to, What::Received { outcome: Ok(got), .. })) => {
+                        self.deliveries.extend(got.iter().map(|got| Delivery {
+                            from,
+                            to,
+                            group,
+                            lease_ms: *lease_ms,
+                            auto: *auto,
+                            got,
+                        }));
+                    }
+                    _ => *self.lost_receives.entry(group).or_default() += 1,
+                }
+            }
+            What::Settle { call, group, items } => {
+                let to = answers.get(call).copied();
+                let outcome = to.map(|to| &self.events[to].what);
+                for (at, (got, say)) in items.iter().enumerate() {
+                    let answer = match outcome {
+                        Some(What::Settled { outcome: Ok(answers), .. }) => answers.get(at),
+                        _ => None,
+                    };
+                    self.settles.push(Settle { from, to, group, got, say, answer });
+                }
+            }
+            What::Move { call, items } => {
+                let to = answers.get(call).copied();
+                let outcome = to.map(|to| &self.events[to].what);
+                for (at, (token, _, shift)) in items.iter().enumerate() {
+                    let answer = match outcome {
+                        Some(What::Moved { outcome: Ok(changes), .. }) => changes.get(at),
+                        _ => None,
+                    };
+                    let change = Move { from, to, token: *token, shift: *shift, answer };
+                    self.moves.entry(*token).or_default().push(change);
+                }
+            }
+            What::Left(left) => {
+                self.left.push(left);
+                self.present
+                    .extend(left.messages.iter().filter_map(|(_, token)| token.as_ref().ok()));
+            }
+            What::Letters { group, letters } => {
+                self.letters.insert(group, letters);
+            }
+            _ => {}
+        }
+    }
+
+    /// The lease clock of a shard when an event happened.
+    pub fn lease_at(&self, event: usize, shard: usize) -> u64 {
+        self.events[event].seen.get(shard).map_or(0, |now| now.lease.0)
+    }
+
+    /// The wall clock of a shard when an event happened.
+    pub fn wall_at(&self, event: usize, shard: usize) -> u64 {
+        self.events[event].seen.get(shard).map_or(0, |now| now.wall.0)
+    }
+
+    /// Whether a place is in a topic of the run, and not one of redriven messages.
+    pub fn is_first_life(&self, place: &Place) -> bool {
+        self.topics.contains(&*place.topic)
+    }
+
+    /// A message.
+    pub fn message(&self, token: Token) -> Option<&'a Message> {
+        self.sent.get(&token)?.first().map(|sent| sent.message)
+    }
+
+    /// What was said of a place by a group.
+    pub fn settles_of(
+        &self,
+        group: &'static str,
+        place: &'a Place,
+    ) -> impl Iterator<Item = &Settle<'a>> {
+        let which = self.settles_by_place.get(&(group, place));
+        which.into_iter().flatten().map(|at| &self.settles[*at])
+    }
+
+    /// Deliveries of a place to a group, in order.
+    pub fn deliveries_of(
+        &self,
+        group: &'static str,
+        place: &'a Place,
+    ) -> impl Iterator<Item = &Delivery<'a>> {
+        let which = self.by_place.get(&(group, place));
+        which.into_iter().flatten().map(|at| &self.deliveries[*at])
+    }
+
+    /// Whether a message may have gone, or not come, for a reason that is none of a
+    /// fault: its time to live, a topic that keeps few, a call back, a name taken over.
+    pub fn may_go(&self, message: &Message) -> bool {
+        message.ttl_ms.is_some()
+            || self.scene.topic(message.topic).is_none_or(|topic| topic.lossy)
+            || self.may_be_called_back(message.token)
+            || self.may_be_replaced(message)
+    }
+
+    /// Whether somebody has tried to call a message back, and was not told that it was
+    /// too late.
+    pub fn may_be_called_back(&self, token: Token) -> bool {
+        let moves = self.moves.get(&token).into_iter().flatten();
+        moves
+            .filter(|change| change.shift.is_none())
+            .any(|change| matches!(change.answer, None | Some(Change::Done(_) | Change::Cancelled)))
+    }
+
+    /// Whether another message may have taken over its name.
+    pub fn may_be_replaced(&self, message: &Message) -> bool {
+        let Some((_, Some(name), _)) = &message.later else { return false };
+        let others = self.sent.values().flatten();
+        others.filter(|sent| sent.message.token != message.token).any(|sent| {
+            let theirs = sent.message.later.as_ref().and_then(|(_, name, _)| name.as_ref());
+            sent.message.topic == message.topic
+                && theirs == Some(name)
+                && !matches!(sent.outcome, Some(Err(_)))
+        })
+    }
+}
