@@ -20,6 +20,8 @@
 //! - [`Publisher`]: many messages from many tasks, in batches, pipelined;
 //! - [`Message::delay`] and [`Message::deliver_at`]: messages that come later, which
 //!   [`Client::reschedule`] moves and [`Client::cancel`] calls back;
+//! - [`Client::prepare`], [`Client::commit`] and [`Client::rollback`]: messages that come
+//!   together when that is decided; [`Client::checks`] asks about what was left open;
 //! - [`Client::receive`]: messages to handle and settle as you like;
 //! - [`Client::consume`] and [`Client::consume_until`]: a handler; leases are extended
 //!   while it runs, and the connection is made anew when it breaks;
@@ -36,6 +38,7 @@ mod error;
 mod message;
 mod publisher;
 mod schedule;
+mod transaction;
 
 /// The native interface, generated from its definition.
 pub mod proto {
@@ -53,3 +56,4 @@ pub use error::{Error, Problem, rpc_status};
 pub use message::{Delivery, Message, NameTaken, Origin, Outcome, Published, ReceiveOptions};
 pub use publisher::{Pending, Publisher, PublisherOptions};
 pub use schedule::{ScheduleOutcome, Scheduled, When};
+pub use transaction::{Check, Prepare, Transaction, TransactionMessage, TransactionState};

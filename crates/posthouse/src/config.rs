@@ -101,6 +101,18 @@ pub const SETTINGS: &[Setting] = &[
         help: "The most messages that are scheduled and not due yet",
     },
     Setting {
+        name: "max_transactions",
+        value: "N",
+        default: "100000",
+        help: "The most transactions that wait for a decision",
+    },
+    Setting {
+        name: "max_prepared_bytes",
+        value: "SIZE",
+        default: "4GiB",
+        help: "The most bytes of messages in transactions that wait for a decision",
+    },
+    Setting {
         name: "max_connections",
         value: "N",
         default: "10000",
@@ -263,6 +275,7 @@ impl Resolved {
     /// The first value that makes no sense.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let number = |text: &str| text.parse().map_err(|_| "a number is expected".to_owned());
+        let whole = |text: &str| text.parse().map_err(|_| "a number is expected".to_owned());
         let mut broker = BrokerOptions::new(PathBuf::from(self.text("data")));
         broker.durability = self.parse("durability", durability)?;
         broker.shards = self.optional("shards", |text| match text.parse() {
@@ -284,9 +297,9 @@ impl Resolved {
         broker.limits = CatalogLimits {
             topics: self.parse("max_topics", number)?,
             groups: self.parse("max_groups", number)?,
-            scheduled: self.parse("max_scheduled", |text| {
-                text.parse().map_err(|_| "a number is expected".to_owned())
-            })?,
+            scheduled: self.parse("max_scheduled", whole)?,
+            transactions: self.parse("max_transactions", whole)?,
+            prepared_bytes: self.parse("max_prepared_bytes", units::size)?,
         };
         let certificate = self.optional("tls_cert", |text| Ok(PathBuf::from(text)))?;
         let key = self.optional("tls_key", |text| Ok(PathBuf::from(text)))?;

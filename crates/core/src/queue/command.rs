@@ -247,8 +247,6 @@ pub enum Command {
     Commit {
         /// The number of its first message.
         first: Seq,
-        /// Bytes of its bodies, as far as the asker knows: what this may put in the log.
-        bytes: u64,
     },
     /// To let the messages of a transaction go.
     Rollback {

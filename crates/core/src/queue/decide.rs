@@ -77,7 +77,7 @@ impl Shard {
             Command::Cancel(items) => self.cancel(items, out),
             Command::PurgeScheduled { partition } => self.purge_scheduled(*partition, out),
             Command::Prepare(what) => self.prepare(what, catalog, now, out),
-            Command::Commit { first, .. } => return self.commit(*first, chunks, now, out),
+            Command::Commit { first } => return self.commit(*first, chunks, now, out),
             Command::Rollback { first } => self.rollback(*first, now, out),
             Command::TakeChecks { producer, topic, most } => {
                 self.take_checks(producer, *topic, *most, now, out)

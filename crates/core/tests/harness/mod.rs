@@ -298,7 +298,7 @@ impl World {
     /// Commits a transaction, or rolls it back.
     pub fn end(&mut self, first: Seq, is_commit: bool) -> Result<Ended, Refusal> {
         let command = match is_commit {
-            true => Command::Commit { first, bytes: 0 },
+            true => Command::Commit { first },
             false => Command::Rollback { first },
         };
         match self.run(command) {

@@ -23,11 +23,11 @@ use tokio::sync::oneshot;
 
 use crate::problem::{Kind, Problem};
 use crate::shard::hold::Hold;
-use crate::shard::mail::{Look, Mail, View};
+use crate::shard::mail::{Look, Mail, Room, View};
 use crate::shard::mailbox::Mailbox;
 use crate::shard::meta::MetaMail;
 
-/// The most topics and groups that a node takes.
+/// The most that a node takes of what stays until somebody does something about it.
 #[derive(Clone, Copy, Debug)]
 pub struct CatalogLimits {
     /// Topics, those of the system not counted.
@@ -36,11 +36,21 @@ pub struct CatalogLimits {
     pub groups: usize,
     /// Messages that are scheduled and not due yet.
     pub scheduled: u64,
+    /// Transactions that wait for a decision.
+    pub transactions: u64,
+    /// Bytes of their messages.
+    pub prepared_bytes: u64,
 }
 
 impl Default for CatalogLimits {
     fn default() -> Self {
-        CatalogLimits { topics: 1_000_000, groups: 200_000, scheduled: 200_000_000 }
+        CatalogLimits {
+            topics: 1_000_000,
+            groups: 200_000,
+            scheduled: 200_000_000,
+            transactions: 100_000,
+            prepared_bytes: 4 << 30,
+        }
     }
 }
 
@@ -103,12 +113,25 @@ impl Directory {
     /// # Errors
     /// What the shard says; a refusal too.
     pub async fn command(&self, shard: ShardId, command: Command) -> Result<Reply, Problem> {
-        let (tx, rx) = oneshot::channel();
-        self.send(shard, Mail::Command { command, tx, room: None })?;
-        match rx.await.map_err(|_| Problem::stopping())?? {
+        match self.ask(shard, command, None).await? {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
         }
+    }
+
+    /// The same, with room for bodies; a refusal is a reply.
+    ///
+    /// # Errors
+    /// If the shard does not answer.
+    pub async fn ask(
+        &self,
+        shard: ShardId,
+        command: Command,
+        room: Room,
+    ) -> Result<Reply, Problem> {
+        let (tx, rx) = oneshot::channel();
+        self.send(shard, Mail::Command { command, tx, room })?;
+        rx.await.map_err(|_| Problem::stopping())?
     }
 
     /// Waits until neither the catalog nor a shard frees any file, as long as `hold` holds.

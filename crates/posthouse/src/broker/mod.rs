@@ -18,6 +18,7 @@ pub mod publish;
 mod quota;
 pub mod schedule;
 pub mod space;
+pub mod transact;
 pub mod users;
 
 use std::collections::HashMap;
@@ -73,6 +74,8 @@ pub mod bounds {
     pub const PAGE: usize = 1000;
     /// The most bytes of bodies that one page has; a single message may be larger.
     pub const PAGE_BYTES: u64 = 16 << 20;
+    /// The most transactions that one ask for checks gets.
+    pub const CHECKS: usize = 100;
     /// The most bytes of nack reasons that go to a shard together.
     pub const REASON_BYTES: usize = 1 << 20;
     /// Bytes of bodies on their way into the log, over all connections.
@@ -113,6 +116,9 @@ pub struct Broker {
     space: Arc<space::SpaceGuard>,
     /// Changes of users come one after the other: each looks at all of them first.
     user_changes: Arc<tokio::sync::Mutex<()>>,
+    /// Who may be asked about transactions now: looked at twice a second while anybody
+    /// waits for that.
+    checks: tokio::sync::watch::Sender<transact::Ready>,
     is_stopping: AtomicBool,
     /// Rung when the node has failed and must end.
     failure: Arc<Failure>,

@@ -329,6 +329,7 @@ impl Broker {
             seen: Arc::default(),
             space: Arc::new(space),
             user_changes: Arc::default(),
+            checks: tokio::sync::watch::Sender::default(),
             is_stopping: AtomicBool::new(false),
             failure: failure.clone(),
             threads: Mutex::default(),
@@ -347,6 +348,7 @@ impl Broker {
     pub async fn settle_in(self: &Arc<Self>) -> Result<(), Problem> {
         self.directory.reconcile().await?;
         tokio::spawn(Broker::keep_house(Arc::downgrade(self)));
+        tokio::spawn(Broker::look_for_checks(Arc::downgrade(self)));
         Ok(())
     }
 

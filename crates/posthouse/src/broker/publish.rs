@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
 use super::quota::Wanted;
 use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
-use crate::shard::mail::Mail;
+use crate::shard::mail::{Mail, Room};
 use crate::shard::metrics;
 
 /// A place for a message on its way in.
@@ -47,12 +47,12 @@ pub struct Permit {
 /// shard only has to put them in place.
 #[derive(Debug)]
 pub struct Outbox {
-    batches: Vec<Outgoing>,
+    pub(super) batches: Vec<Outgoing>,
     /// Which message of which batch, in the order they were added; of [`REFUSED`], which
     /// of those that were refused.
-    order: Vec<(u32, u32)>,
+    pub(super) order: Vec<(u32, u32)>,
     refused: Vec<Problem>,
-    bytes: usize,
+    pub(super) bytes: usize,
     /// Messages to come, and bytes of their bodies, as far as somebody has said.
     expected: (usize, usize),
     permit: Option<Permit>,
@@ -60,13 +60,14 @@ pub struct Outbox {
     apart: bool,
 }
 
+/// Messages for one partition, now or later.
 #[derive(Debug)]
-struct Outgoing {
-    topic: Arc<Topic>,
-    shard: ShardId,
-    index: u32,
+pub(super) struct Outgoing {
+    pub(super) topic: Arc<Topic>,
+    pub(super) shard: ShardId,
+    pub(super) index: u32,
     is_later: bool,
-    batch: Batch,
+    pub(super) batch: Batch,
 }
 
 /// Where a message went.
@@ -218,7 +219,7 @@ impl Broker {
     }
 
     /// Uses up quotas. What was waited for goes on whatever is left.
-    fn use_quotas(&self, outbox: &Outbox) -> Result<(), Problem> {
+    pub(super) fn use_quotas(&self, outbox: &Outbox) -> Result<(), Problem> {
         let mut wanted: Vec<Wanted<'_>> = Vec::new();
         if let Some(user) = &outbox.user {
             let (messages, bytes) = (outbox.order.len() as u64, outbox.bytes as u64);
@@ -375,18 +376,9 @@ impl Broker {
         }
         self.use_quotas(&outbox)?;
         outbox.settle_partitions(self.turn.fetch_add(1, Ordering::Relaxed));
-        let mut shards: Vec<ShardId> = outbox.batches.iter().map(|o| o.shard).collect();
-        shards.dedup();
-        shards.sort_unstable();
-        shards.dedup();
+        let shards = outbox.shards();
         if shards.len() > 1 && !outbox.apart {
-            return Err(Problem::new(
-                Kind::Invalid,
-                "several_shards",
-                "the messages go to partitions on different shards, and cannot be published \
-                 all or nothing",
-            )
-            .with_hint("publish to each topic apart, or give keys that go to one partition"));
+            return Err(several_shards("published"));
         }
         let mut answers = Vec::with_capacity(shards.len());
         for shard in shards {
@@ -404,8 +396,7 @@ impl Broker {
         let batches = of_shard.map(|outgoing| std::mem::take(&mut outgoing.batch)).collect();
         let (tx, rx) = oneshot::channel();
         let command = Command::Publish { batches, apart: outbox.apart };
-        let room = outbox.permit.as_ref().map(|permit| permit.room.clone());
-        let mail = Mail::Command { command, tx, room };
+        let mail = Mail::Command { command, tx, room: outbox.room() };
         let mailbox = &self.shard(shard)?.mailbox;
         mailbox.send(mail.class(), mail).map_err(|_| Problem::stopping())?;
         Ok(rx)
@@ -485,9 +476,7 @@ impl Submitted {
             let Reply::Published(of_shard) = reply else {
                 return Err(match reply {
                     Reply::Refused(Refusal::Conflict { batch, index, before }) => {
-                        let at = outbox.place_of(shard, batch, index);
-                        let is_alone = outbox.order.len() == 1;
-                        Problem::dedupe_conflict(before, at.filter(|_| !is_alone))
+                        outbox.conflict(shard, batch, index, before)
                     }
                     Reply::Refused(refusal) => refusal.into(),
                     other => Problem::internal(format!("a publish was answered by {other:?}")),
@@ -568,6 +557,52 @@ impl Outbox {
         self.order.iter().position(|place| *place == (number, index))
     }
 
+    /// One of its messages has the publish id of another one.
+    pub(super) fn conflict(
+        &self,
+        shard: ShardId,
+        batch: u32,
+        index: u32,
+        before: Before,
+    ) -> Problem {
+        let is_alone = self.order.len() == 1;
+        let at = self.place_of(shard, batch, index);
+        Problem::dedupe_conflict(before, at.filter(|_| !is_alone))
+    }
+
+    /// What keeps room for its bodies.
+    pub(super) fn room(&self) -> Room {
+        self.permit.as_ref().map(|permit| permit.room.clone())
+    }
+
+    /// The shards that its messages go to.
+    pub(super) fn shards(&self) -> Vec<ShardId> {
+        let mut shards: Vec<ShardId> = self.batches.iter().map(|o| o.shard).collect();
+        shards.dedup();
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+
+    /// Sends what may go anywhere to the shard of the rest, in turn, so that all of it can
+    /// go together.
+    pub(super) fn settle_together(&mut self, turn: u64) {
+        let settled = self.batches.iter().find(|outgoing| outgoing.index != ANYWHERE);
+        let mut shard = settled.map(|outgoing| outgoing.shard);
+        for outgoing in self.batches.iter_mut().filter(|outgoing| outgoing.index == ANYWHERE) {
+            let places = (0u32..).zip(&outgoing.topic.partitions);
+            let here: Vec<_> =
+                places.filter(|(_, p)| shard.is_none_or(|shard| p.shard == shard)).collect();
+            let at = turn as usize % here.len().max(1);
+            // Where there is none the transaction is refused: any will do.
+            let (index, place) =
+                here.get(at).copied().unwrap_or((0, &outgoing.topic.partitions[0]));
+            (outgoing.index, outgoing.shard) = (index, place.shard);
+            outgoing.batch.partition = place.id;
+            shard = shard.or(Some(outgoing.shard));
+        }
+    }
+
     /// Bytes of bodies, with all that comes with them.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -618,6 +653,15 @@ impl Outbox {
             }
         }
     }
+}
+
+/// Messages that are to be together go to several shards.
+pub(super) fn several_shards(what: &str) -> Problem {
+    let detail = format!(
+        "the messages go to partitions on different shards, and cannot be {what} all or nothing"
+    );
+    Problem::new(Kind::Invalid, "several_shards", detail)
+        .with_hint("publish to each topic apart, or give keys that go to one partition")
 }
 
 /// Refuses a time that is too far away.

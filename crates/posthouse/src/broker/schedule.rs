@@ -145,6 +145,11 @@ pub struct Scheduled {
 }
 
 impl Scheduled {
+    /// Bytes of its content.
+    pub fn bytes(&self) -> usize {
+        self.content.len()
+    }
+
     /// All that the publisher gave, and the body.
     ///
     /// # Errors
@@ -400,7 +405,7 @@ impl Broker {
     }
 
     /// What was found, with its content.
-    async fn show(
+    pub(super) async fn show(
         &self,
         topic: &Arc<Topic>,
         shard: ShardId,

@@ -32,6 +32,7 @@ pub mod serve;
 mod stop;
 mod top;
 mod topic;
+mod transaction;
 mod user;
 
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ enum Command {
     Dead(dead::Dead),
     Message(message::Message),
     Schedule(schedule::Schedule),
+    Transaction(transaction::Transaction),
     User(user::User),
     Node(node::Node),
     Top(top::Top),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Dead(dead) => dead.run(),
         Command::Message(message) => message.run(),
         Command::Schedule(schedule) => schedule.run(),
+        Command::Transaction(transaction) => transaction.run(),
         Command::User(user) => user.run(),
         Command::Node(node) => node.run(),
         Command::Top(top) => top.run(),

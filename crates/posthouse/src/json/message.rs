@@ -350,7 +350,7 @@ pub struct History {
 pub struct Event {
     /// When.
     pub at: Time,
-    /// `published`, `scheduled`, `rescheduled`, `cancelled`, `fired`, `granted`, `extended`, `nacked`, `acked`, `behind_key`, `skipped`,
+    /// `published`, `prepared`, `scheduled`, `rescheduled`, `cancelled`, `fired`, `granted`, `extended`, `nacked`, `acked`, `behind_key`, `skipped`,
     /// `dead`, `redriven`, `trimmed` or `seek`.
     pub event: String,
     /// The group that it concerns.

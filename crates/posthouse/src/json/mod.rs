@@ -13,6 +13,7 @@ mod scalar;
 mod schedule;
 mod settle;
 mod topic;
+mod transaction;
 
 pub use group::{
     Consumer, DeadLetterName, Group, GroupConfig, GroupPartition, Groups, OrderName, Seek, Sought,
@@ -33,6 +34,10 @@ pub use schedule::{
 };
 pub use settle::{Ack, Extend, Nack, Settled, SettledReceipt, Verdict};
 pub use topic::{Partition, PublishQuota, PurgeTopic, Retention, Topic, TopicConfig, Topics};
+pub use transaction::{
+    Prepare, Transaction, TransactionCheck, TransactionChecks, TransactionMessage,
+    TransactionState, Transactions,
+};
 
 fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()

@@ -263,7 +263,7 @@ impl<L: Log> Engine<L> {
                 class.push_front(mail);
                 return;
             }
-            if mail.cost() > MAIL_BYTES {
+            if mail.cost(self.shard.transactions()) > MAIL_BYTES {
                 let detail = format!("it would take more than {MAIL_BYTES} bytes of the log");
                 let problem = Problem::new(Kind::TooLarge, "request_too_large", detail);
                 mail.refuse(problem.with_hint("ask for less at once"));
@@ -499,7 +499,9 @@ impl<L: Log> Engine<L> {
             return true;
         }
         let reserve = if mail.class() == 3 { 0 } else { SETTLE_RESERVE };
-        if self.frame.content_bytes() + mail.cost() <= FRAME_BYTES + reserve {
+        if self.frame.content_bytes() + mail.cost(self.shard.transactions())
+            <= FRAME_BYTES + reserve
+        {
             return true;
         }
         self.submit(now, true)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use posthouse_core::catalog::{Catalog, Change};
 use posthouse_core::chunk::Miss;
 use posthouse_core::queue::command::{Batch, Claim, Command, GivenBack, Held, Reply};
-use posthouse_core::queue::{Delivery, Shard};
+use posthouse_core::queue::{Delivery, Shard, Transactions};
 use posthouse_core::{GroupId, Now, PartitionId, Position};
 use tokio::sync::oneshot;
 
@@ -105,7 +105,7 @@ impl Mail {
     }
 
     /// How many bytes the command will put in the log at most, or nearly so.
-    pub fn cost(&self) -> usize {
+    pub fn cost(&self, transactions: &Transactions) -> usize {
         const ITEM: usize = 64;
         let Mail::Command { command, .. } = self else { return ITEM };
         let taken_in = |batches: &[Batch]| -> usize {
@@ -119,7 +119,9 @@ impl Mail {
             Command::Publish { batches, .. } => taken_in(batches),
             Command::Prepare(what) => taken_in(&what.batches) + what.producer.len() + ITEM,
             // Bodies that are in the log no more are written again.
-            Command::Commit { bytes, .. } => *bytes as usize + ITEM,
+            Command::Commit { first } => transactions.get(*first).map_or(ITEM, |of| {
+                of.bytes as usize + of.messages() as usize * ITEM + of.parts.len() * ITEM
+            }),
             Command::TakeChecks { most, .. } => most * 32 + ITEM,
             Command::Ack(held) | Command::Extend { held, .. } => held.len() * 16 + ITEM,
             Command::Nack(given) => {

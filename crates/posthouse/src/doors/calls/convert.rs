@@ -72,6 +72,11 @@ pub(in crate::doors) fn scheduled(message: &Scheduled) -> Result<proto::Received
     })
 }
 
+/// A message of a transaction that is not decided: it is due when that is.
+pub(in crate::doors) fn prepared(message: &Scheduled) -> Result<proto::ReceivedMessage, Problem> {
+    Ok(proto::ReceivedMessage { deliver_at_ms: None, ..scheduled(message)? })
+}
+
 pub(in crate::doors) fn changed(changed: Changed) -> proto::ScheduleChange {
     use proto::ScheduleStatus as Status;
     let (status, id) = match &changed {

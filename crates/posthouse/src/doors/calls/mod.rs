@@ -9,6 +9,7 @@ pub mod convert;
 mod manage;
 pub mod publish;
 mod schedule;
+mod transact;
 
 use std::sync::Arc;
 

@@ -56,7 +56,7 @@ impl Calls {
     }
 
     /// Puts the messages of a request in an outbox.
-    async fn fill(
+    pub(super) async fn fill(
         &self,
         caller: &Caller,
         request: &PublishRequest,
@@ -126,7 +126,7 @@ const MESSAGE_BYTES: usize = 256;
 
 /// The bytes that a request takes on its way into the log: all that its messages have,
 /// and what each takes even if there is nothing in it.
-fn bytes_of(request: &PublishRequest) -> usize {
+pub(super) fn bytes_of(request: &PublishRequest) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let of = |message: &OutgoingMessage| {
         let tags: usize = message.tags.iter().map(String::len).sum();

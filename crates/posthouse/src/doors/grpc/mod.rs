@@ -2,6 +2,7 @@
 
 mod consume;
 mod publish;
+mod transact;
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -150,7 +151,23 @@ impl Posthouse for Door {
         Ok(Response::new(consume::session(self.calls.clone(), caller, request.into_inner())))
     }
 
+    type CheckTransactionsStream = BoxStream<'static, Result<proto::TransactionCheck, Status>>;
+
+    async fn check_transactions(
+        &self,
+        request: Request<proto::CheckTransactionsRequest>,
+    ) -> Answer<Self::CheckTransactionsStream> {
+        let (caller, request) = self.open(request)?;
+        Ok(Response::new(transact::checks(self.calls.clone(), caller, request)))
+    }
+
     unary! {
+        prepare_transaction(PrepareTransactionRequest) -> Transaction;
+        commit_transaction(TransactionRequest) -> Transaction;
+        rollback_transaction(TransactionRequest) -> Transaction;
+        get_transaction(TransactionRequest) -> Transaction;
+        list_transactions(ListTransactionsRequest) -> ListTransactionsResponse;
+        take_transaction_checks(TakeTransactionChecksRequest) -> TransactionChecks;
         publish(PublishRequest) -> PublishResponse;
         receive(ReceiveRequest) -> ReceiveResponse;
         ack(AckRequest) -> SettleResponse;

@@ -18,6 +18,7 @@ mod publish;
 mod schedule;
 mod stream;
 mod topics;
+mod transactions;
 mod users;
 
 use std::sync::Arc;
@@ -59,6 +60,7 @@ const OTHER_REQUEST_BYTES: usize = 4 << 20;
         (name = "groups", description = "Who gets them"),
         (name = "dead letters", description = "Messages that a group has given up"),
         (name = "schedule", description = "Messages that come later"),
+        (name = "transactions", description = "Messages that come together when that is decided, or not at all"),
         (name = "messages", description = "Looking at messages, without effect on anyone"),
         (name = "users", description = "Who may do what"),
         (name = "node", description = "How the node is"),
@@ -91,6 +93,11 @@ fn described() -> OpenApiRouter<Calls> {
         .routes(routes!(schedule::by_name, schedule::move_by_name, schedule::cancel_by_name))
         .routes(routes!(schedule::move_many))
         .routes(routes!(schedule::cancel_many))
+        .routes(routes!(transactions::prepare, transactions::list))
+        .routes(routes!(transactions::checks))
+        .routes(routes!(transactions::get))
+        .routes(routes!(transactions::commit))
+        .routes(routes!(transactions::rollback))
         .routes(routes!(groups::list))
         .routes(routes!(groups::put, groups::get, groups::delete))
         .routes(routes!(groups::seek))
