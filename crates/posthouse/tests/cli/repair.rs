@@ -182,3 +182,62 @@ fn what_cannot_be_repaired_is_said() {
     ended.failed(1, "a node will not start on it");
     assert_eq!(content(&data_dir), before);
 }
+
+/// A store whose log has several segments, each with messages of 3 MiB; with a snapshot
+/// behind them, if it is `stopped`.
+fn large(stopped: bool) -> tempfile::TempDir {
+    let node = Node::start();
+    node.cli(&["topic", "create", "orders"]).ok();
+    publish(&node, 0, 5);
+    let node = node.restart_after(|| ());
+    for n in 0..16u8 {
+        node.cli_with(&["publish", "orders", "-"], vec![b'a' + n; 3 << 20]).ok();
+    }
+    if stopped { node.stop() } else { node.kill() }
+}
+
+/// Positions of messages that can be looked at, from one on.
+fn positions(dir: &Path, from: &str) -> Vec<u64> {
+    let page = Node::ask_on(
+        dir,
+        &["topic", "browse", "orders", "--partition", "0", "--from", from, "--json"],
+    );
+    let page = page.ok();
+    let messages = page.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    messages.map(|message| message["position"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn without_a_segment_that_the_snapshot_needs_only_what_stood_in_it_is_lost() {
+    for damage in ["gone", "header"] {
+        let dir = large(true);
+        let data_dir = dir.path().join("data");
+        let segments = files(&data_dir.join("shard-0000"), "seg-");
+        assert!(segments.len() >= 3, "{segments:?}");
+        match damage {
+            "gone" => std::fs::rename(&segments[0], dir.path().join("gone")).unwrap(),
+            _ => flip(&segments[0], 20),
+        }
+        assert!(Node::refused_on(&data_dir).contains("data repair"));
+        let lost = repaired(&data_dir);
+        let lost = lost[0].as_ref().unwrap();
+        assert!(lost.contains("the bodies of messages that stood in segment 1"), "{lost}");
+        assert_eq!(positions(&data_dir, "15"), (15..21).collect::<Vec<_>>(), "{damage}");
+    }
+}
+
+#[test]
+fn without_a_segment_behind_the_snapshot_the_log_ends_before_it() {
+    let dir = large(false);
+    let data_dir = dir.path().join("data");
+    let segments = files(&data_dir.join("shard-0000"), "seg-");
+    assert!(segments.len() >= 3, "{segments:?}");
+    std::fs::rename(&segments[1], dir.path().join("gone")).unwrap();
+    assert!(Node::refused_on(&data_dir).contains("data repair"));
+    let lost = repaired(&data_dir);
+    assert!(lost[0].as_ref().unwrap().contains("to the end of the log"), "{lost:?}");
+    let left = positions(&data_dir, "0");
+    assert_eq!(left, (0..left.len() as u64).collect::<Vec<_>>());
+    assert!((6..15).contains(&left.len()), "those of the first segment: {left:?}");
+    assert_eq!(data(&["verify"], &data_dir).code, 0);
+}
