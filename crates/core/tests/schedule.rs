@@ -379,6 +379,18 @@ impl Test {
             assert_eq!(came, due);
             self.model.ends[topic] = end;
         }
+        self.check_wakes();
+    }
+
+    /// The shard wants to be woken before the next message is due. One that was due soon hid
+    /// those that were not: they came when something else woke the shard.
+    fn check_wakes(&mut self) {
+        // With misses, what comes of them wakes it.
+        let pending = (0..2).flat_map(|topic| self.model.pending(topic)).map(|(due, _)| due);
+        if let (Some(first), 0) = (pending.min(), self.world.store.miss_percent) {
+            let wakes = self.world.shard.next_deadline().1;
+            assert!(wakes.is_some_and(|at| at.0 <= first), "{first} is due; wakes at {wakes:?}");
+        }
     }
 
     /// All pending messages from `from` on, as somebody who looks sees them.

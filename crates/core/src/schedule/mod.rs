@@ -213,14 +213,13 @@ impl Schedule {
 
     /// Adds an entry. The table says the same already.
     pub fn enter(&mut self, entry: Young) {
-        if entry.due <= self.soon_upto {
-            if self.soon.len() < self.limits.soon {
-                self.soon.push(Soon(entry.item()));
-            } else {
-                self.is_soon_short = true;
-            }
+        let is_soon = entry.due <= self.soon_upto && self.soon.len() < self.limits.soon;
+        if is_soon {
+            self.soon.push(Soon(entry.item()));
+        } else if entry.due <= self.soon_upto {
+            self.is_soon_short = true;
         }
-        if let Some(sorted) = self.young.add(entry, self.limits.sorted, &self.times) {
+        if let Some(sorted) = self.young.add(entry, is_soon, self.limits.sorted, &self.times) {
             self.adopt(&sorted);
         }
     }

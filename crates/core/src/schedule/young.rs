@@ -69,9 +69,17 @@ pub struct YoungOnes {
 
 impl YoungOnes {
     /// Adds an entry; sorts those that came last when there are `most`. Returns the sorted
-    /// run if that makes one.
-    pub fn add(&mut self, entry: Young, most: usize, times: &Times) -> Option<Arc<Sorted>> {
-        self.least = Some(self.least.map_or(entry.due, |least| least.min(entry.due)));
+    /// run if that makes one. When an entry is due that `is_watched` is somebody else's affair.
+    pub fn add(
+        &mut self,
+        entry: Young,
+        is_watched: bool,
+        most: usize,
+        times: &Times,
+    ) -> Option<Arc<Sorted>> {
+        if !is_watched {
+            self.least = Some(self.least.map_or(entry.due, |least| least.min(entry.due)));
+        }
         self.bytes += EACH_BYTES + if entry.extra.is_some() { 96 } else { 0 };
         self.body_bytes += entry.body().map_or(0, |body| body.len as usize);
         if entry.body().is_some() {
