@@ -321,6 +321,7 @@ impl Resolved {
             doors: ListenOptions {
                 connections: self.parse("max_connections", number)?,
                 tls,
+                own_certificate: Some(broker.data.clone()),
                 ..ListenOptions::default()
             },
             stop_timeout: self.parse("stop_timeout", |text| {

@@ -13,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::chunk::{Chunks, Miss};
 use crate::ident::{IdKind, IdParts, MessageId};
 use crate::index::OwnId;
+use crate::message::DeadReason;
 use crate::record::{
     CancelReason, Draft, DueAt, Entries, EntryDedupe, List, NameTaken, Pending, Place, PlaceReason,
     Record, SkipReason, TrimReason,
@@ -495,8 +496,10 @@ impl Shard {
             fence: burial.fence,
         };
         let still = self.pair(held.group, held.partition).is_some_and(|pair| {
+            // Whoever has it may ask for that; else its time has to be over.
+            let asked = burial.reason == DeadReason::Asked;
             matches!(pair.windows.state(held.position), State::Used(slot)
-                if slot.fence() == held.fence && slot.visible_at() <= now.lease)
+                if slot.fence() == held.fence && (asked || slot.visible_at() <= now.lease))
         });
         if !still && !posthouse_frame::planted("buried-twice") {
             return Reply::Refused(Refusal::Gone);

@@ -69,15 +69,15 @@ pub struct YoungOnes {
 
 impl YoungOnes {
     /// Adds an entry; sorts those that came last when there are `most`. Returns the sorted
-    /// run if that makes one. When an entry is due that `is_watched` is somebody else's affair.
+    /// run if that makes one. One that was taken up at once needs no other alarm.
     pub fn add(
         &mut self,
         entry: Young,
-        is_watched: bool,
+        is_taken_up: bool,
         most: usize,
         times: &Times,
     ) -> Option<Arc<Sorted>> {
-        if !is_watched {
+        if !is_taken_up {
             self.least = Some(self.least.map_or(entry.due, |least| least.min(entry.due)));
         }
         self.bytes += EACH_BYTES + if entry.extra.is_some() { 96 } else { 0 };

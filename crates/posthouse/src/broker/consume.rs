@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use posthouse_core::catalog::{Action, Group, GroupConfig, Role, Start, Subscription, Topic};
+use posthouse_core::catalog::{Action, Group, GroupConfig, Role, Start, Topic};
 use posthouse_core::ident::{MessageId, Receipt};
 use posthouse_core::message::{self, Parts};
 use posthouse_core::name;
@@ -156,25 +156,7 @@ impl Broker {
         if let Ok(group) = self.group(name) {
             return Ok(group);
         }
-        let (true, Some(topic)) = (self.auto_creates(), topic) else {
-            return Err(Problem::no_group(name).with_hint(
-                "create it with PUT /v1/groups/NAME; a receive that names a topic makes it \
-                 where auto_create is on",
-            ));
-        };
-        name::check(name)?;
-        // Who makes a group must be allowed to see what it gets, here as with PUT.
-        if self.topic(topic).is_ok() {
-            self.topic_for(caller, topic)?;
-        } else {
-            caller.check(Action::Publish, On::Topic(topic))?;
-            self.directory.put_topic(topic, Default::default(), true).await?;
-        }
-        let config = GroupConfig {
-            subscriptions: vec![Subscription { topic: topic.into(), filter: "*".into() }],
-            ..GroupConfig::default()
-        };
-        Ok(self.directory.put_group(name, None, config, true).await?.0)
+        self.make_group(caller, name, topic, "*").await
     }
 
     /// The own group of a consumer that wants its own copy of everything.
@@ -398,7 +380,11 @@ impl Broker {
         }
     }
 
-    fn open_receipt(&self, group: &Group, receipt: &str) -> Result<(ShardId, Held), Problem> {
+    pub(super) fn open_receipt(
+        &self,
+        group: &Group,
+        receipt: &str,
+    ) -> Result<(ShardId, Held), Problem> {
         let receipt = Receipt::open(receipt, &self.secret)?;
         let is_ours = receipt.group == group.id || {
             let of = self.catalog().group(receipt.group).cloned();

@@ -4,19 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posthouse_core::catalog::{Action, Group, Topic};
-use posthouse_core::ident::MessageId;
+use posthouse_core::catalog::{Action, DeadLetter, Group, Topic};
+use posthouse_core::ident::{MessageId, Receipt};
 use posthouse_core::index::OwnId;
-use posthouse_core::message;
-use posthouse_core::queue::Command;
-use posthouse_core::queue::command::Reply;
+use posthouse_core::message::{self, DeadReason};
+use posthouse_core::queue::command::{Burial, Reply};
+use posthouse_core::queue::{Command, MessageState};
 use posthouse_core::{Position, ShardId};
 use tokio::time::Instant;
 
+use super::consume::{Outcome, Verdict};
 use super::inspect::Seen;
 use super::{Broker, Caller, On, bounds};
 use crate::problem::Problem;
-use crate::shard::attend::copy;
+use crate::shard::attend::{copy, letter};
 
 /// The most letters that one redrive moves before it comes back.
 const REDRIVE: usize = 10_000;
@@ -138,6 +139,64 @@ impl Broker {
             }
         }
         Ok(page)
+    }
+
+    /// Puts a message that a consumer of a group has to the dead letters now, whatever
+    /// attempts it has left; drops it if that is what follows the group's last attempt.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn give_up(
+        &self,
+        caller: &Caller,
+        name: &str,
+        receipt: &str,
+    ) -> Result<Outcome, Problem> {
+        caller.check(Action::Consume, On::Group(name))?;
+        let group = self.group(name)?;
+        let (shard, held) = match self.open_receipt(&group, receipt) {
+            Ok(opened) => opened,
+            Err(problem) => return Ok(Outcome::Invalid(problem)),
+        };
+        if self.catalog().effective(&group).config.dead_letter == DeadLetter::Drop {
+            let item = vec![(receipt.to_owned(), Verdict::Ack)];
+            let outcome = self.settle(caller, name, item).await?.pop();
+            return outcome.ok_or_else(|| Problem::internal("a receipt had no result"));
+        }
+        let (of, partition, position) = (held.group, held.partition, held.position);
+        let stale = |text: &str| Ok(Outcome::Stale(text.into()));
+        let look = self.directory.look(shard, move |view| {
+            let state = view.shard.state_for(of, partition, position);
+            Ok((view.shard.message(partition, position, view.chunks)?, state))
+        });
+        let (found, state) = look.await?;
+        if matches!(state, Some(MessageState::Done)) {
+            return Ok(Outcome::Already);
+        }
+        let Some(found) = found else { return stale("the message has been removed") };
+        let burial = Burial {
+            group: of,
+            partition,
+            found,
+            fence: held.fence,
+            attempts: Receipt::open(receipt, &self.secret)?.attempt,
+            reason: DeadReason::Asked,
+            error: String::new(),
+        };
+        let dead = self.directory.dead_letters(of).await?;
+        let to = dead.partitions.iter().find(|partition| partition.shard == shard);
+        let to = to.ok_or_else(|| Problem::internal("no dead-letter partition in the shard"))?;
+        let mut bodies = self.shard(shard)?.bodies.read(vec![burial.found.body]).await;
+        let content = bodies.remove(0).map_err(Problem::unreadable)?;
+        let copy = letter(&self.catalog(), &burial, &content, self.now())?;
+        let command = Command::Bury { burial, to: (to.id, dead.id), copy };
+        match self.directory.command(shard, command).await {
+            Ok(_) => Ok(Outcome::Ok),
+            Err(problem) if problem.code == "gone" => {
+                stale("another attempt has followed, or the message was given back")
+            }
+            Err(problem) => Err(problem),
+        }
     }
 
     /// Gives dead letters of a group another chance: the group gets them again, with

@@ -18,6 +18,7 @@ pub mod publish;
 mod quota;
 pub mod schedule;
 pub mod space;
+mod subscribe;
 pub mod transact;
 pub mod users;
 
@@ -113,6 +114,8 @@ pub struct Broker {
     turn: AtomicU64,
     /// Whether anybody is there of a group that goes by itself.
     seen: Arc<Mutex<HashMap<GroupId, Seen>>>,
+    /// Held while a group's subscriptions are changed.
+    subscribing: tokio::sync::Mutex<()>,
     space: Arc<space::SpaceGuard>,
     /// Changes of users come one after the other: each looks at all of them first.
     user_changes: Arc<tokio::sync::Mutex<()>>,

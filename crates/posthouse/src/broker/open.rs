@@ -327,6 +327,7 @@ impl Broker {
             bytes_in_flight: Arc::new(Semaphore::new(publish::all_permits())),
             turn: AtomicU64::new(0),
             seen: Arc::default(),
+            subscribing: tokio::sync::Mutex::default(),
             space: Arc::new(space),
             user_changes: Arc::default(),
             checks: tokio::sync::watch::Sender::default(),

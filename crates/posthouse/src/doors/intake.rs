@@ -176,7 +176,8 @@ impl Default for Intake {
 /// Whether the request at this path brings messages to publish.
 pub fn is_publish(path: &str) -> bool {
     let to_topic = path.starts_with("/v1/topics/") && path.ends_with("/messages");
-    to_topic || path == "/v1/publish" || path.starts_with("/posthouse.v1.Posthouse/Publish")
+    let calls = ["/posthouse.v1.Posthouse/Publish", "/apache.rocketmq.v2.MessagingService/Send"];
+    to_topic || path == "/v1/publish" || calls.iter().any(|call| path.starts_with(call))
 }
 
 impl Intake {

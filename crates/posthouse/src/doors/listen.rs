@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tower::ServiceExt as _;
 
+use super::certificate;
 use super::clocks::Clocks;
 use super::intake::Intake;
 use super::unread::Readers;
@@ -57,11 +55,19 @@ pub struct ListenOptions {
     pub reading: Duration,
     /// Certificate chain and key, in PEM files.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Where the node's own certificate is kept. With it, and without `tls`, every client
+    /// may encrypt or not.
+    pub own_certificate: Option<PathBuf>,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        ListenOptions { connections: CONNECTIONS, reading: READING, tls: None }
+        ListenOptions {
+            connections: CONNECTIONS,
+            reading: READING,
+            tls: None,
+            own_certificate: None,
+        }
     }
 }
 
@@ -77,6 +83,8 @@ pub struct Arrival {
 pub struct Port {
     listener: TcpListener,
     tls: Option<TlsAcceptorBox>,
+    /// Whether a client may do without.
+    takes_plain: bool,
     connections: Arc<Semaphore>,
     reading: Duration,
     intake: Intake,
@@ -127,16 +135,22 @@ impl Port {
     /// # Errors
     /// See [`ListenError`].
     pub async fn bind(address: SocketAddr, options: &ListenOptions) -> Result<Port, ListenError> {
-        let tls = match &options.tls {
-            Some((certificate, key)) => Some(TlsAcceptorBox(acceptor(certificate, key)?)),
-            None => None,
+        let tls = match (&options.tls, &options.own_certificate) {
+            (Some((chain, key)), _) => Some(certificate::acceptor(chain, key)),
+            (None, Some(dir)) => Some(certificate::own(dir)),
+            (None, None) => None,
         };
+        let tls = tls
+            .transpose()
+            .map_err(|unusable| ListenError::Tls { file: unusable.file, what: unusable.what })?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| ListenError::Bind { address, error })?;
         let connections = Arc::new(Semaphore::new(options.connections));
+        let (tls, takes_plain) = (tls.map(TlsAcceptorBox), options.tls.is_none());
         let reading = options.reading;
-        Ok(Port { listener, tls, connections, reading, intake: Intake::default() })
+        let intake = Intake::default();
+        Ok(Port { listener, tls, takes_plain, connections, reading, intake })
     }
 
     /// The address it is bound to.
@@ -147,9 +161,9 @@ impl Port {
         self.listener.local_addr()
     }
 
-    /// Whether connections are encrypted.
+    /// Whether every connection is encrypted.
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        !self.takes_plain
     }
 
     /// Serves until `stop` resolves; then takes no new connections, and lets those that
@@ -208,10 +222,15 @@ impl Port {
                 });
             let service = TowerToHyperService::new(service);
             let tls = self.tls.as_ref().map(|tls| tls.0.clone());
+            let takes_plain = self.takes_plain;
             let (builder, watcher) = (builder.clone(), graceful.watcher());
             let reading = self.reading;
             tokio::spawn(async move {
                 let _place = place;
+                let tls = match tls {
+                    Some(_) if takes_plain && !encrypts(&stream).await => None,
+                    tls => tls,
+                };
                 let io: Box<dyn Io> = match tls {
                     None => Box::new(stream),
                     Some(tls) => match shake_hands(tls, stream).await {
@@ -262,6 +281,17 @@ impl TurnedAway {
     }
 }
 
+/// The first byte of a TLS connection: a record of a handshake (RFC 8446, section 5.1).
+/// Neither HTTP/1 nor HTTP/2 can begin with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Whether a client begins to encrypt. One that says nothing does not.
+async fn encrypts(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(HELLO, stream.peek(&mut first)).await;
+    matches!(peeked, Ok(Ok(1))) && first == [TLS_HANDSHAKE]
+}
+
 async fn shake_hands(
     tls: TlsAcceptor,
     stream: TcpStream,
@@ -274,25 +304,4 @@ async fn shake_hands(
         }
         Err(_) => None,
     }
-}
-
-fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, ListenError> {
-    let wrong = |file: &Path, what: String| ListenError::Tls { file: file.to_owned(), what };
-    let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_file_iter(certificate)
-        .map_err(|e| wrong(certificate, e.to_string()))?
-        .collect();
-    let chain = chain.map_err(|e| wrong(certificate, e.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong(certificate, "there is no certificate in it".into()));
-    }
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e.to_string()))?;
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(certificate, e.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(|e| wrong(certificate, e.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -5,12 +5,14 @@
 //! common is in [`calls`].
 
 pub mod calls;
+mod certificate;
 mod clocks;
 pub mod grpc;
 pub mod http;
 pub mod intake;
 pub mod listen;
 mod origin;
+pub mod rocketmq;
 mod unread;
 
 use std::sync::Arc;
@@ -26,7 +28,8 @@ use crate::broker::Broker;
 /// Everything that one port serves.
 pub fn router(broker: &Arc<Broker>) -> Router {
     let guard = middleware::from_fn_with_state(broker.clone(), keep_pages_out);
-    let grpc = grpc::router(broker).layer(middleware::from_fn(only_grpc));
+    let grpc = grpc::router(broker).merge(rocketmq::router(broker));
+    let grpc = grpc.layer(middleware::from_fn(only_grpc));
     grpc.merge(http::router(broker)).fallback(no_route).layer(guard)
 }
 

@@ -33,7 +33,8 @@ pub fn check(broker: &Broker, request: &Request) -> Result<(), Problem> {
             .with_hint("call the node from your server, or put a proxy before both"));
     }
     let is_local = request.extensions().get::<Arrival>().is_some_and(|arrival| arrival.is_loopback);
-    match host.filter(|host| is_local && !is_here(host)) {
+    let is_named = |host: &&str| !is_here(host) && !is_rocketmq(request, host);
+    match host.filter(|host| is_local && is_named(host)) {
         Some(host) if broker.is_open() => {
             let detail = format!(
                 "{host} is a name that anybody's DNS can point here, and this node has no users"
@@ -66,6 +67,11 @@ fn foreign(headers: &HeaderMap, host: Option<&str>, is_page: bool) -> Option<Str
     let Some((_, authority)) = origin.split_once("://") else { return Some(origin) };
     let is_own = host == Some(authority) && is_here(authority);
     (!is_own).then(|| authority.to_owned())
+}
+
+/// Whether a RocketMQ client asks: some ask for this name, whatever the address they came by.
+fn is_rocketmq(request: &Request, host: &str) -> bool {
+    host == "IPAuthority" && request.uri().path().starts_with("/apache.rocketmq.v2.")
 }
 
 /// Whether a host is an address or `localhost`, and so cannot be anyone's DNS.

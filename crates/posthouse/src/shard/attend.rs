@@ -273,7 +273,12 @@ impl<R: LogReader> Attendant<R> {
         };
         let mut bodies = self.bodies.read(vec![burial.found.body]).await;
         let content = bodies.remove(0).map_err(Problem::unreadable)?;
-        let copy = self.letter(&burial, &content)?;
+        let copy = letter(
+            &self.catalog.read().unwrap_or_else(PoisonError::into_inner),
+            &burial,
+            &content,
+            UnixMs(self.time.wall_ms()),
+        )?;
         let to = (partition.id, to.id);
         let (tx, rx) = oneshot::channel();
         let command = Command::Bury { burial, to, copy };
@@ -283,31 +288,37 @@ impl<R: LogReader> Attendant<R> {
             _ => Ok(()),
         }
     }
+}
 
-    /// The message as the dead-letter topic holds it: with its life before.
-    fn letter(&self, burial: &Burial, content: &Bytes) -> Result<Copied, Problem> {
-        let (mut parts, payload) = message::decode(content).map_err(Problem::unreadable)?;
-        let topic = {
-            let catalog = self.catalog.read().unwrap_or_else(PoisonError::into_inner);
-            catalog.topic_of(burial.partition).cloned()
-        };
-        let origin = parts.origin.take();
-        let name = topic.as_ref().map_or("", |topic| &topic.name);
-        let index = topic.as_ref().and_then(|topic| topic.index_of(burial.partition));
-        // A message that was redriven keeps where it first came from.
-        let first = origin.as_ref();
-        parts.origin = Some(Origin {
-            topic: first.map_or(name, |o| o.topic),
-            partition: first.map_or(index.unwrap_or(0), |o| o.partition),
-            position: first.map_or(burial.found.position, |o| o.position),
-            published_at: first.map_or(burial.found.at, |o| o.published_at),
-            reason: burial.reason,
-            attempts: burial.attempts,
-            died_at: UnixMs(self.time.wall_ms()),
-            error: &burial.error,
-        });
-        Ok(copy(&parts, &payload, burial.found.key, burial.found.tags.clone()))
-    }
+/// The message as the dead-letter topic holds it: with its life before. `content` is what it
+/// is where it was published; it dies `now`.
+///
+/// # Errors
+/// If the content cannot be read.
+pub fn letter(
+    catalog: &Catalog,
+    burial: &Burial,
+    content: &Bytes,
+    now: UnixMs,
+) -> Result<Copied, Problem> {
+    let (mut parts, payload) = message::decode(content).map_err(Problem::unreadable)?;
+    let topic = catalog.topic_of(burial.partition);
+    let origin = parts.origin.take();
+    let name = topic.map_or("", |topic| &topic.name);
+    let index = topic.and_then(|topic| topic.index_of(burial.partition));
+    // A message that was redriven keeps where it first came from.
+    let first = origin.as_ref();
+    parts.origin = Some(Origin {
+        topic: first.map_or(name, |o| o.topic),
+        partition: first.map_or(index.unwrap_or(0), |o| o.partition),
+        position: first.map_or(burial.found.position, |o| o.position),
+        published_at: first.map_or(burial.found.at, |o| o.published_at),
+        reason: burial.reason,
+        attempts: burial.attempts,
+        died_at: now,
+        error: &burial.error,
+    });
+    Ok(copy(&parts, &payload, burial.found.key, burial.found.tags.clone()))
 }
 
 /// Seals a copy of a message. It has no publish id and no time to live: what moves it

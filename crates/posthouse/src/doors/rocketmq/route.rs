@@ -1,0 +1,109 @@
+//! Where clients find topics: here, at the address that they came by.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use posthouse_core::catalog::Topic;
+
+use super::fault::{Fault, ok};
+use super::names;
+use super::pb::{self, AddressScheme, Code, MessageType, Permission};
+use super::{BROKER_NAME, Call, Door};
+use crate::problem::Problem;
+
+/// The queue of an assignment that means all of them: which partition a consumer gets its
+/// messages from is the group's affair.
+const ANY_QUEUE: i32 = -1;
+
+impl Door {
+    pub(super) async fn route(
+        &self,
+        call: &Call,
+        request: pb::QueryRouteRequest,
+    ) -> Result<pb::QueryRouteResponse, Fault> {
+        let resource = request.topic.unwrap_or_default();
+        let topic = self.topic_for_route(call, &names::topic(Some(&resource))?).await?;
+        let broker = broker_at(request.endpoints)?;
+        let queue = |id| pb::MessageQueue {
+            topic: Some(resource.clone()),
+            id,
+            permission: Permission::ReadWrite.into(),
+            broker: Some(broker.clone()),
+            accept_message_types: accepted(&topic),
+        };
+        let message_queues = (0..topic.partitions.len() as i32).map(queue).collect();
+        Ok(pb::QueryRouteResponse { status: Some(ok()), message_queues })
+    }
+
+    /// The topic, made on first use where the node does that.
+    async fn topic_for_route(&self, call: &Call, name: &str) -> Result<Arc<Topic>, Problem> {
+        match self.broker().topic_for(&call.caller, name) {
+            Err(problem) if problem.code == "topic_not_found" && !name.starts_with('%') => {
+                self.broker().topic_to_publish(&call.caller, name).await
+            }
+            known => known,
+        }
+    }
+
+    pub(super) async fn assign(
+        &self,
+        call: &Call,
+        request: pb::QueryAssignmentRequest,
+    ) -> Result<pb::QueryAssignmentResponse, Fault> {
+        names::group(request.group.as_ref())?;
+        let resource = request.topic.unwrap_or_default();
+        let topic = self.topic_for_route(call, &names::topic(Some(&resource))?).await?;
+        let message_queue = pb::MessageQueue {
+            topic: Some(resource),
+            id: ANY_QUEUE,
+            permission: Permission::ReadWrite.into(),
+            broker: Some(broker_at(request.endpoints)?),
+            accept_message_types: accepted(&topic),
+        };
+        let assignments = vec![pb::Assignment { message_queue: Some(message_queue) }];
+        Ok(pb::QueryAssignmentResponse { status: Some(ok()), assignments })
+    }
+}
+
+/// What clients may send to a topic: they refuse the rest by themselves.
+fn accepted(topic: &Topic) -> Vec<i32> {
+    let mut types = vec![MessageType::Normal.into(), MessageType::Fifo.into()];
+    if topic.config.delays {
+        types.push(MessageType::Delay.into());
+    }
+    types
+}
+
+/// The node, at the address that the client came by.
+fn broker_at(asked: Option<pb::Endpoints>) -> Result<pb::Broker, Fault> {
+    let endpoints = asked.filter(|endpoints| !endpoints.addresses.is_empty()).ok_or_else(|| {
+        Fault::new(Code::IllegalAccessPoint, "the request does not say by which address it came")
+    })?;
+    let scheme = match endpoints.addresses[0].host.parse() {
+        Ok(IpAddr::V4(_)) => AddressScheme::IPv4,
+        Ok(IpAddr::V6(_)) => AddressScheme::IPv6,
+        Err(_) => AddressScheme::DomainName,
+    };
+    let endpoints = pb::Endpoints { scheme: scheme.into(), ..endpoints };
+    Ok(pb::Broker { name: BROKER_NAME.into(), id: 0, endpoints: Some(endpoints) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_is_that_of_the_address() {
+        for (host, scheme) in [
+            ("127.0.0.1", AddressScheme::IPv4),
+            ("::1", AddressScheme::IPv6),
+            ("queue.example", AddressScheme::DomainName),
+        ] {
+            let addresses = vec![pb::Address { host: host.into(), port: 8081 }];
+            let asked = pb::Endpoints { scheme: 0, addresses };
+            let broker = broker_at(Some(asked)).unwrap();
+            assert_eq!(broker.endpoints.unwrap().scheme(), scheme);
+        }
+        assert_eq!(broker_at(None).unwrap_err().code, Code::IllegalAccessPoint);
+    }
+}
