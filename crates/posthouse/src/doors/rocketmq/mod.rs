@@ -152,6 +152,7 @@ macro_rules! answers {
     ($($response:ident)*) => {
         $(
             impl Answer for pb::$response {
+                #[allow(clippy::needless_update, reason = "some have nothing else")]
                 fn refused(fault: &Fault) -> Self {
                     Self { status: Some(fault.status()), ..Self::default() }
                 }
