@@ -13,6 +13,7 @@ use posthouse_log::local::Durability;
 
 use crate::broker::{BrokerOptions, CatalogLimits};
 use crate::doors::listen::{CONNECTIONS, ListenOptions};
+use crate::doors::rocketmq::Advertise;
 use crate::units;
 
 /// One setting.
@@ -41,6 +42,18 @@ pub const SETTINGS: &[Setting] = &[
         value: "ADDR",
         default: "127.0.0.1:7650",
         help: "The address for HTTP and gRPC",
+    },
+    Setting {
+        name: "rocketmq_listen",
+        value: "ADDR",
+        default: "",
+        help: "Another address, for RocketMQ clients alone; they are served on `listen` too",
+    },
+    Setting {
+        name: "advertise",
+        value: "HOST:PORT",
+        default: "",
+        help: "Where RocketMQ clients are told to find the node; at the address that they ask for",
     },
     Setting {
         name: "insecure",
@@ -317,6 +330,13 @@ impl Resolved {
             listen: self.parse("listen", |text| {
                 text.parse().map_err(|_| "an address like 127.0.0.1:7650 is expected".into())
             })?,
+            rocketmq_listen: self.optional("rocketmq_listen", |text| {
+                text.parse().map_err(|_| "an address like 127.0.0.1:8081 is expected".into())
+            })?,
+            advertise: self.optional("advertise", |text| {
+                text.parse()
+                    .map_err(|_| "a host and a port like queue.example:8081 are expected".into())
+            })?,
             insecure: self.parse("insecure", boolean)?,
             doors: ListenOptions {
                 connections: self.parse("max_connections", number)?,
@@ -347,6 +367,10 @@ pub struct Settings {
     pub broker: BrokerOptions,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it listens for RocketMQ clients alone.
+    pub rocketmq_listen: Option<SocketAddr>,
+    /// Where RocketMQ clients are told to find it.
+    pub advertise: Option<Advertise>,
     /// Whether it may listen on a public address without users.
     pub insecure: bool,
     /// The port's.
@@ -423,6 +447,24 @@ mod tests {
         assert_eq!(settings.broker.durability, Durability::Sync);
         assert_eq!(settings.broker.memory, 512 << 20);
         assert_eq!(settings.broker.auto_create, None);
+        assert_eq!(settings.rocketmq_listen, None);
+    }
+
+    #[test]
+    fn where_clients_are_told_to_go_is_a_host_and_a_port() {
+        let advertise = |text: &str| {
+            let flags = |name: &str| (name == "advertise").then(|| text.to_owned());
+            let settings = Resolved::new(flags, none, None).unwrap().settings();
+            settings.map(|settings| settings.advertise.unwrap().to_string())
+        };
+        for good in ["queue.example:8081", "10.0.0.1:8081", "[::1]:8081"] {
+            assert_eq!(advertise(good).unwrap(), good);
+        }
+        for bad in
+            ["queue.example", ":8081", "queue.example:", "queue.example:0", "::1:8081", "a b:1"]
+        {
+            assert!(advertise(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

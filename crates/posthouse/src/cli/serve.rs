@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use posthouse_log::files::RealFiles;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -126,16 +127,17 @@ fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn serve(mut settings: Settings) -> Result<(), Failure> {
-    let is_public = !settings.listen.ip().is_loopback() && !settings.insecure;
-    settings.broker.keeps_manager = is_public;
+    let mut addresses = std::iter::once(settings.listen).chain(settings.rocketmq_listen);
+    let public = addresses.find(|address| !address.ip().is_loopback());
+    let public = public.filter(|_| !settings.insecure);
+    settings.broker.keeps_manager = public.is_some();
     // Signals from here on are ours: one that comes while the store opens ends the node
     // as soon as it is open.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (broker, report) = Broker::start(RealFiles::shared(), settings.broker.clone()).await?;
     tell(&report);
-    if broker.is_open() && is_public {
-        let address = settings.listen;
+    if let (true, Some(address)) = (broker.is_open(), public) {
         broker.stop(settings.stop_timeout).await?;
         return Err(Failure::usage(format!(
             "no user who may manage this node has a token, so anyone who reaches {address} could \
@@ -145,7 +147,14 @@ async fn serve(mut settings: Settings) -> Result<(), Failure> {
     }
     let port = Port::bind(settings.listen, &settings.doors).await?;
     let address = port.address()?;
+    let rocketmq = match settings.rocketmq_listen {
+        Some(address) => Some(Port::bind(address, &settings.doors).await?),
+        None => None,
+    };
     tracing::info!("listening on {address}");
+    if let Some(port) = &rocketmq {
+        tracing::info!("RocketMQ clients are served on {} too", port.address()?);
+    }
     if let Err(error) = greet(&broker, address, port.is_tls()) {
         // A reader that has gone is no reason not to serve.
         tracing::debug!("nobody reads what it says: {error}");
@@ -164,7 +173,14 @@ async fn serve(mut settings: Settings) -> Result<(), Failure> {
         stop.await;
         stopping.begin_stop();
     };
-    port.serve(doors::router(&broker), stop, patience).await;
+    let stop = stop.shared();
+    let (all, for_rocketmq) = doors::routers(&broker, settings.advertise);
+    let second = async {
+        if let Some(port) = rocketmq {
+            port.serve(for_rocketmq, stop.clone(), patience).await;
+        }
+    };
+    tokio::join!(port.serve(all, stop.clone(), patience), second);
     let stopped = broker.stop(settings.stop_timeout).await;
     if let Some(what) = broker.failure().get() {
         return Err(Failure { text: format!("stopped because a disk failed: {what}"), code: 1 });

@@ -27,10 +27,18 @@ use crate::broker::Broker;
 
 /// Everything that one port serves.
 pub fn router(broker: &Arc<Broker>) -> Router {
-    let guard = middleware::from_fn_with_state(broker.clone(), keep_pages_out);
-    let grpc = grpc::router(broker).merge(rocketmq::router(broker));
-    let grpc = grpc.layer(middleware::from_fn(only_grpc));
-    grpc.merge(http::router(broker)).fallback(no_route).layer(guard)
+    routers(broker, None).0
+}
+
+/// The same, and what a port for RocketMQ clients alone serves. They are told to find the
+/// node at `advertise`, or where they came in.
+pub fn routers(broker: &Arc<Broker>, advertise: Option<rocketmq::Advertise>) -> (Router, Router) {
+    let guard = || middleware::from_fn_with_state(broker.clone(), keep_pages_out);
+    let only_grpc = || middleware::from_fn(only_grpc);
+    let rocketmq = rocketmq::router(broker, advertise).layer(only_grpc());
+    let grpc = grpc::router(broker).layer(only_grpc()).merge(rocketmq.clone());
+    let all = grpc.merge(http::router(broker)).fallback(no_route).layer(guard());
+    (all, rocketmq.fallback(no_route).layer(guard()))
 }
 
 /// Whether a request is gRPC.

@@ -127,6 +127,27 @@ async fn a_group_gets_what_its_consumers_filter_for() {
     node.stop().await;
 }
 
+/// A consumer that had said its filter before did not say it again, and the group that was
+/// made anew got everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_deleted_is_made_anew_as_its_consumers_want_it() {
+    let node = Node::start().await;
+    let client = Client::of(&node, "c");
+    let tagged = |n, tag: &str| with(message("orders", n, tag), |s| s.tag = Some(tag.into()));
+    client.send(vec![tagged(1, "a"), tagged(2, "b")]).await;
+    let filtered = || pb::ReceiveMessageRequest {
+        filter_expression: Some(pb::FilterExpression {
+            r#type: pb::FilterType::Tag.into(),
+            expression: "a".into(),
+        }),
+        ..simple("g", "orders")
+    };
+    assert_eq!(bodies(&client.receive(filtered()).await), ["a"]);
+    node.broker.delete_group(&Caller::Node, "g", true).await.unwrap();
+    assert_eq!(bodies(&client.receive(filtered()).await), ["a"]);
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_can_have_several_topics() {
     let node = Node::start().await;

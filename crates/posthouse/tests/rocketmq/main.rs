@@ -9,8 +9,10 @@ mod consuming;
 mod publishing;
 mod refusals;
 mod sessions;
+mod tls;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use door::Node;
@@ -46,9 +48,12 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
 
 impl Client {
     fn of(node: &Node, id: &str) -> Client {
-        let channel = Channel::from_shared(format!("http://{}", node.address)).unwrap();
-        let address =
-            pb::Address { host: node.address.ip().to_string(), port: node.address.port().into() };
+        Client::at(node.address, id)
+    }
+
+    fn at(address: SocketAddr, id: &str) -> Client {
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+        let address = pb::Address { host: address.ip().to_string(), port: address.port().into() };
         Client {
             service: MessagingServiceClient::new(channel.connect_lazy()),
             id: id.into(),

@@ -27,6 +27,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::fault::Fault;
+pub use self::route::Advertise;
 use self::sessions::{Session, Sessions};
 use super::calls::Calls;
 use crate::broker::{Broker, Caller, bounds};
@@ -61,6 +62,7 @@ pub struct Door {
 #[derive(Debug)]
 struct Inner {
     broker: Arc<Broker>,
+    advertise: Option<Advertise>,
     sessions: Sessions,
     /// Whether streams have to end.
     stopping: watch::Sender<bool>,
@@ -77,9 +79,10 @@ struct Call {
 impl Door {
     /// A door to `broker`. Has to be made within a runtime: it keeps sessions in order
     /// until the node stops.
-    pub fn new(broker: Arc<Broker>) -> Door {
+    pub fn new(broker: Arc<Broker>, advertise: Option<Advertise>) -> Door {
         let inner = Arc::new(Inner {
             broker,
+            advertise,
             sessions: Sessions::default(),
             stopping: watch::Sender::new(false),
         });
@@ -117,8 +120,8 @@ impl Door {
 }
 
 /// The routes of the service.
-pub fn router(broker: &Arc<Broker>) -> axum::Router {
-    let service = MessagingServiceServer::new(Door::new(broker.clone()))
+pub fn router(broker: &Arc<Broker>, advertise: Option<Advertise>) -> axum::Router {
+    let service = MessagingServiceServer::new(Door::new(broker.clone(), advertise))
         .max_decoding_message_size(REQUEST_BYTES)
         .max_encoding_message_size(RESPONSE_BYTES);
     // What is no route is said by whoever puts the doors together.

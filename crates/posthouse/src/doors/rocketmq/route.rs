@@ -23,7 +23,7 @@ impl Door {
     ) -> Result<pb::QueryRouteResponse, Fault> {
         let resource = request.topic.unwrap_or_default();
         let topic = self.topic_for_route(call, &names::topic(Some(&resource))?).await?;
-        let broker = broker_at(request.endpoints)?;
+        let broker = self.node_at(request.endpoints)?;
         let queue = |id| pb::MessageQueue {
             topic: Some(resource.clone()),
             id,
@@ -57,11 +57,58 @@ impl Door {
             topic: Some(resource),
             id: ANY_QUEUE,
             permission: Permission::ReadWrite.into(),
-            broker: Some(broker_at(request.endpoints)?),
+            broker: Some(self.node_at(request.endpoints)?),
             accept_message_types: accepted(&topic),
         };
         let assignments = vec![pb::Assignment { message_queue: Some(message_queue) }];
         Ok(pb::QueryAssignmentResponse { status: Some(ok()), assignments })
+    }
+}
+
+impl Door {
+    /// The node, where it is said to be, or at the address that the client came by.
+    fn node_at(&self, asked: Option<pb::Endpoints>) -> Result<pb::Broker, Fault> {
+        broker_at(match &self.inner.advertise {
+            Some(Advertise { host, port }) => {
+                let address = pb::Address { host: host.clone(), port: (*port).into() };
+                Some(pb::Endpoints { scheme: 0, addresses: vec![address] })
+            }
+            None => asked,
+        })
+    }
+}
+
+/// Where clients are told to find the node: a host and a port, which are not checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    /// A name or an address.
+    pub host: String,
+    /// The port, not 0.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Advertise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl std::str::FromStr for Advertise {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (host, port) = text.rsplit_once(':').ok_or(())?;
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or(())?;
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_host = match inner {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && !host.contains([':', ' ', '/']),
+        };
+        let host = inner.unwrap_or(host).to_owned();
+        is_host.then_some(Advertise { host, port }).ok_or(())
     }
 }
 

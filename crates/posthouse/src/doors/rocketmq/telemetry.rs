@@ -102,7 +102,8 @@ impl Door {
         topic: &str,
         filter: &str,
     ) -> Result<(), Fault> {
-        if !session.subscribes(topic, filter) {
+        // The group may have been deleted since, and made anew by somebody else.
+        if !session.subscribes(topic, filter) && self.gets(group, topic) {
             return Ok(());
         }
         let subscribed = self.broker().subscribe(&call.caller, group, topic, filter).await;
@@ -111,6 +112,13 @@ impl Door {
             return Err(problem.into());
         }
         Ok(())
+    }
+
+    /// Whether the group is there and has a subscription to the topic.
+    fn gets(&self, group: &str, topic: &str) -> bool {
+        let catalog = self.broker().catalog();
+        let group = catalog.group_named(group).filter(|group| group.is_active());
+        group.is_some_and(|group| group.config.subscriptions.iter().any(|of| of.topic == topic))
     }
 
     /// The group that settings speak of, as it is now.
