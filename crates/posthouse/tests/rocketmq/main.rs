@@ -34,7 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Client {
     service: MessagingServiceClient<Channel>,
     id: String,
-    language: &'static str,
     endpoints: pb::Endpoints,
 }
 
@@ -57,7 +56,6 @@ impl Client {
         Client {
             service: MessagingServiceClient::new(channel.connect_lazy()),
             id: id.into(),
-            language: "JAVA",
             endpoints: pb::Endpoints {
                 scheme: pb::AddressScheme::IPv4.into(),
                 addresses: vec![address],
@@ -69,7 +67,6 @@ impl Client {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         metadata.insert("x-mq-client-id", self.id.parse().unwrap());
-        metadata.insert("x-mq-language", self.language.parse().unwrap());
         request
     }
 

@@ -134,10 +134,12 @@ async fn a_consumer_is_told_what_its_group_wants_and_again_when_that_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_knows_one_sort_of_back_off_gets_that_one() {
     let node = Node::start().await;
-    let client = Client { language: "NODE_JS", ..Client::of(&node, "c") };
+    let client = Client::of(&node, "c");
     client.route("orders").await;
     let mut talk = Talk::of(&client).await;
-    talk.say(consumer("g", "orders", "*"));
+    let mut said = consumer("g", "orders", "*");
+    said.user_agent.as_mut().unwrap().set_language(pb::Language::NodeJs);
+    talk.say(said);
     let strategy = talk.settings().await.backoff_policy.unwrap().strategy.unwrap();
     assert!(matches!(strategy, pb::retry_policy::Strategy::ExponentialBackoff(_)));
     node.stop().await;

@@ -38,8 +38,8 @@ pub mod pb {
     tonic::include_proto!("apache.rocketmq.v2");
 }
 
+use pb::Code;
 use pb::messaging_service_server::{MessagingService, MessagingServiceServer};
-use pb::{Code, Language};
 
 /// The most bytes of one request: a batch with all that may come with it.
 const REQUEST_BYTES: usize = 16 << 20;
@@ -73,7 +73,6 @@ struct Inner {
 struct Call {
     caller: Caller,
     client: Arc<str>,
-    language: Language,
 }
 
 impl Door {
@@ -113,9 +112,7 @@ impl Door {
         let token = text("authorization").filter(|value| value.starts_with("Bearer "));
         let calls = Calls { broker: self.inner.broker.clone() };
         let caller = calls.caller(token)?;
-        let language = text("x-mq-language").and_then(Language::from_str_name);
-        let language = language.unwrap_or(Language::Unspecified);
-        Ok(Call { caller, client: client.into(), language })
+        Ok(Call { caller, client: client.into() })
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::fault::Fault;
-use super::pb::{self, Code, Language, TelemetryCommand};
+use super::pb::{self, Code, TelemetryCommand};
 use super::{Door, settings};
 use crate::broker::consume::{Outcome, Verdict};
 use crate::broker::{Caller, bounds};
@@ -97,7 +97,7 @@ struct State {
 struct Stream {
     sink: Sink,
     /// What the client said last, and what it was told of its group.
-    said: Option<(pb::Settings, Language, Option<Arc<Group>>)>,
+    said: Option<(pb::Settings, Option<Arc<Group>>)>,
 }
 
 #[derive(Debug)]
@@ -204,16 +204,10 @@ impl Session {
     }
 
     /// What the client said on one of its streams, and what its group was then.
-    pub fn says(
-        &self,
-        sink: &Sink,
-        said: pb::Settings,
-        language: Language,
-        group: Option<Arc<Group>>,
-    ) {
+    pub fn says(&self, sink: &Sink, said: pb::Settings, group: Option<Arc<Group>>) {
         let mut state = self.state();
         if let Some(stream) = state.streams.iter_mut().find(|of| of.sink.same_channel(sink)) {
-            stream.said = Some((said, language, group));
+            stream.said = Some((said, group));
         }
     }
 
@@ -277,7 +271,7 @@ impl Session {
     fn outdated(&self, group: impl Fn(&pb::Settings) -> Option<Arc<Group>>) {
         let mut state = self.state();
         for stream in &mut state.streams {
-            let Some((said, language, told)) = &mut stream.said else { continue };
+            let Some((said, told)) = &mut stream.said else { continue };
             let now = group(said);
             let is_same = match (&now, &*told) {
                 (Some(now), Some(told)) => {
@@ -287,7 +281,7 @@ impl Session {
                 (Some(_), None) => false,
             };
             if !is_same {
-                let settings = settings::answer(said.clone(), *language, now.as_deref(), 0);
+                let settings = settings::answer(said.clone(), now.as_deref(), 0);
                 // A client that does not read is told another time.
                 if stream.sink.try_send(Ok(settings::command(settings))).is_ok() {
                     *told = now;

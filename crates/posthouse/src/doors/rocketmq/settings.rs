@@ -21,12 +21,9 @@ const SEND_ATTEMPTS: i32 = 3;
 
 /// The answer to what a client says of itself: the same, with what the node decides.
 /// `body_bytes` is the largest body that its topics take, 0 for the usual.
-pub fn answer(
-    mut said: pb::Settings,
-    language: Language,
-    group: Option<&Group>,
-    body_bytes: usize,
-) -> pb::Settings {
+pub fn answer(mut said: pb::Settings, group: Option<&Group>, body_bytes: usize) -> pb::Settings {
+    // Some say another one in the metadata of their calls.
+    let language = said.user_agent.as_ref().map_or(Language::Unspecified, pb::Ua::language);
     let default = GroupConfig::default();
     let group = group.map_or(&default, |group| &group.config);
     match &mut said.pub_sub {

@@ -88,8 +88,8 @@ impl Door {
             None => {}
         }
         let group = self.group_of(&said);
-        session.says(sink, said.clone(), call.language, group.clone());
-        let answer = settings::answer(said, call.language, group.as_deref(), body_bytes);
+        session.says(sink, said.clone(), group.clone());
+        let answer = settings::answer(said, group.as_deref(), body_bytes);
         Ok(settings::command(answer))
     }
 
