@@ -16,8 +16,8 @@ use super::pb::receive_message_response::Content;
 use super::pb::{self, Code, ReceiveMessageResponse};
 use super::sessions::{Handle, Session};
 use super::{Call, Door, filter, settings};
-use crate::broker::consume::{Receive, Verdict};
-use crate::broker::{Broker, Caller, bounds};
+use crate::broker::consume::Receive;
+use crate::broker::{Broker, bounds};
 
 /// A poll answers so long before the client gives up on it, or a quarter of its time.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -178,14 +178,7 @@ impl Drop for Parcel {
             }
             return;
         }
-        let (broker, group) = (self.broker.clone(), std::mem::take(&mut self.group));
-        let back = Verdict::Nack { delay_ms: Some(0), reason: "the consumer was gone".into() };
-        let items = receipts.into_iter().map(|receipt| (receipt, back.clone())).collect();
-        tokio::spawn(async move {
-            if let Err(problem) = broker.settle(&Caller::Node, &group, items).await {
-                tracing::debug!("what was not delivered waits for its leases: {problem}");
-            }
-        });
+        self.broker.give_back(receipts.iter().map(String::as_str));
     }
 }
 
