@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::*;
 
-const ASK: &[u8] = b"GET /v1/node HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+const ASK: &[u8] = b"GET /v1/node HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
 
 async fn ask(mut stream: impl AsyncReadExt + tokio::io::AsyncWrite + Unpin) -> String {
     stream.write_all(ASK).await.unwrap();
