@@ -7,7 +7,7 @@ use posthouse::broker::{Broker, BrokerOptions};
 use posthouse::doors;
 use posthouse::doors::listen::{ListenOptions, Port};
 use posthouse_log::files::RealFiles;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
@@ -19,7 +19,7 @@ use crate::*;
 
 const ASK: &[u8] = b"GET /v1/node HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
 
-async fn ask(mut stream: impl AsyncReadExt + tokio::io::AsyncWrite + Unpin) -> String {
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
     stream.write_all(ASK).await.unwrap();
     let mut answer = Vec::new();
     // A peer that closes without saying so in TLS is no matter here.
