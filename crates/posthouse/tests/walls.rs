@@ -271,7 +271,7 @@ fn tests_do_not_sleep_and_are_not_skipped_without_a_reason() {
         let Some(tests) = tests.map(|at| &text[at..]) else { continue };
         let naps = sleeps.iter().filter(|word| tests.contains(word.as_str()));
         found.extend(naps.map(|word| format!("{path} has {word}")));
-        // What takes long has to say so; .ci/run runs it.
+        // What takes long has to say so; `.ci/run slow` runs it.
         let skipped = tests.matches(&skip).count();
         let reasons = tests.matches(&format!("{skip} = \"")).count();
         if skipped != reasons {
