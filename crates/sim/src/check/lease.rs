@@ -60,15 +60,16 @@ fn held_ms(story: &Story<'_>, first: &Delivery<'_>, until: usize) -> u64 {
     end - start.min(end)
 }
 
-/// (3) Each delivery of a message has a higher fence than the one before.
+/// (3) Each delivery of a message has a higher fence than those that came before it was
+/// asked for, and no two have the same.
 pub fn fence(story: &Story<'_>) -> Result<(), Violation> {
     for ((group, place), which) in &story.by_place {
         for pair in which.windows(2) {
             let (first, second) = (&story.deliveries[pair[0]], &story.deliveries[pair[1]]);
-            if second.got.fence <= first.got.fence {
+            if second.got.fence == first.got.fence || second.to < first.from {
                 let what = format!(
                     "{place:?} came to {group} with fence {}, then with {}",
-                    first.got.fence, second.got.fence
+                    second.got.fence, first.got.fence
                 );
                 return Err(Violation::at(3, "fence", second.to, what));
             }

@@ -87,7 +87,7 @@ pub struct Story<'a> {
     pub atomic: BTreeMap<Call, Vec<Token>>,
     /// Deliveries, in the order they came.
     pub deliveries: Vec<Delivery<'a>>,
-    /// Of each place of a group, which.
+    /// Of each place of a group, which, by their fences.
     pub by_place: BTreeMap<(&'static str, &'a Place), Vec<usize>>,
     /// What was said, in order.
     pub settles: Vec<Settle<'a>>,
@@ -149,6 +149,10 @@ impl<'a> Story<'a> {
             story.by_place.entry(place).or_default().push(at);
             story.present.extend(delivery.got.token.iter());
         }
+        // Answers that leave at once may come in any order: what was granted first has the
+        // lower fence.
+        let deliveries = &story.deliveries;
+        story.by_place.values_mut().for_each(|of| of.sort_by_key(|at| deliveries[*at].got.fence));
         for (at, settle) in story.settles.iter().enumerate() {
             let place = (settle.group, &settle.got.place);
             story.settles_by_place.entry(place).or_default().push(at);
