@@ -136,13 +136,23 @@ impl Port {
     /// See [`ListenError`].
     pub async fn bind(address: SocketAddr, options: &ListenOptions) -> Result<Port, ListenError> {
         let tls = match (&options.tls, &options.own_certificate) {
-            (Some((chain, key)), _) => Some(certificate::acceptor(chain, key)),
-            (None, Some(dir)) => Some(certificate::own(dir)),
+            (Some((chain, key)), _) => {
+                let acceptor = certificate::acceptor(chain, key).map_err(|unusable| {
+                    ListenError::Tls { file: unusable.file, what: unusable.what }
+                });
+                Some(acceptor?)
+            }
+            // Nobody asked for it, so that it cannot be had keeps nothing from starting.
+            (None, Some(dir)) => certificate::own(dir).map_or_else(
+                |unusable| {
+                    let (file, what) = (unusable.file.display(), unusable.what);
+                    tracing::warn!("clients that encrypt are not served: {file}: {what}");
+                    None
+                },
+                Some,
+            ),
             (None, None) => None,
         };
-        let tls = tls
-            .transpose()
-            .map_err(|unusable| ListenError::Tls { file: unusable.file, what: unusable.what })?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| ListenError::Bind { address, error })?;
