@@ -34,6 +34,8 @@ impl World {
     /// What must not be.
     pub(super) fn end(&mut self) -> Result<(), Violation> {
         self.heal();
+        // A log that has failed is found out with the next turn.
+        self.drive(3, 1, |_| false);
         self.get_up()?;
         while self.power_fails {
             // Now rather than in peace.
