@@ -10,4 +10,5 @@ mod local;
 mod publish;
 mod repair;
 mod topics;
+mod transactions;
 mod users;

@@ -154,6 +154,44 @@ impl Door for Grpc {
                     self.get_history(proto::GetHistoryRequest { id: named("id") }) as json::History
                 )
             }
+            "prepare" => {
+                let request = json::Prepare::into_proto(json(args)).map_err(local)?;
+                call!(self.prepare_transaction(request) as json::Transaction)
+            }
+            "transactions" => {
+                let request = proto::ListTransactionsRequest {
+                    parked: args.remove("parked").map(|parked| parked == true),
+                    producer: text(&mut args, "producer"),
+                    topic: text(&mut args, "topic"),
+                    after: text(&mut args, "after"),
+                    limit: number(&mut args, "limit").unwrap_or(0) as u32,
+                };
+                call!(self.list_transactions(request) as json::Transactions)
+            }
+            "transaction" => {
+                let id = named("id");
+                call!(self.get_transaction(proto::TransactionRequest { id }) as json::Transaction)
+            }
+            "commit" => {
+                let id = named("id");
+                call!(self.commit_transaction(proto::TransactionRequest { id }) as json::Transaction)
+            }
+            "rollback" => {
+                let id = named("id");
+                call!(self.rollback_transaction(proto::TransactionRequest { id })
+                    as json::Transaction)
+            }
+            "checks" => {
+                let wait: Option<json::Duration> =
+                    args.remove("wait").map(|wait| serde_json::from_value(wait).unwrap());
+                let request = proto::TakeTransactionChecksRequest {
+                    producer: text(&mut args, "producer"),
+                    topic: text(&mut args, "topic"),
+                    max: number(&mut args, "max").unwrap_or(0) as u32,
+                    wait_ms: wait.map_or(0, |wait| wait.0),
+                };
+                call!(self.take_transaction_checks(request) as json::TransactionChecks)
+            }
             "put-group" => {
                 let name = named("group");
                 let config: json::GroupConfig = json(args);

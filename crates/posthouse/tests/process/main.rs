@@ -17,3 +17,4 @@ mod fixtures;
 mod hostile;
 mod refusal;
 mod stop;
+mod transactions;
