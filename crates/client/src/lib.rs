@@ -37,6 +37,7 @@ mod consumer;
 mod error;
 mod message;
 mod publisher;
+mod recurring;
 mod schedule;
 mod transaction;
 
@@ -55,5 +56,6 @@ pub use consumer::{ConsumeOptions, HandlerError};
 pub use error::{Error, Problem, rpc_status};
 pub use message::{Delivery, Message, NameTaken, Origin, Outcome, Published, ReceiveOptions};
 pub use publisher::{Pending, Publisher, PublisherOptions};
+pub use recurring::{Recurring, RecurringInfo};
 pub use schedule::{ScheduleOutcome, Scheduled, When};
 pub use transaction::{Check, Prepare, Transaction, TransactionMessage, TransactionState};

@@ -57,12 +57,16 @@ pub enum TableId {
     Names = 10,
     /// Transactions.
     Transactions = 11,
+    /// The occurrences of recurring messages that have been decided.
+    Recurred = 13,
     /// Topics of the catalog.
     Topics = 16,
     /// Groups of the catalog.
     GroupConfigs = 17,
     /// Users of the catalog.
     Users = 18,
+    /// Recurring messages of the catalog.
+    Recurring = 19,
 }
 
 impl TableId {
@@ -80,8 +84,9 @@ impl TableId {
             Hours,
             Names,
             Transactions,
+            Recurred,
         ];
-        let of_the_catalog = [Topics, GroupConfigs, Users];
+        let of_the_catalog = [Topics, GroupConfigs, Users, Recurring];
         let mut all = of_a_shard.into_iter().chain(of_the_catalog);
         all.find(|table| *table as u8 == value)
     }

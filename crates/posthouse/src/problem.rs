@@ -245,6 +245,14 @@ impl Problem {
             .with_hint("it may have come, or been called back")
     }
 
+    /// There is no recurring message of that name.
+    pub fn no_recurring(name: &str) -> Problem {
+        let detail = format!("there is no recurring message {name:?}");
+        Problem::new(Kind::NotFound, "recurring_not_found", detail)
+            .with_field("name", name, "the name of a recurring message")
+            .with_hint("create it with PUT /v1/recurring/NAME or `posthouse recurring put NAME`")
+    }
+
     /// Another message, `before`, has come under this `dedupe_id`. In a
     /// publish of several, all or nothing, it is the one `at` this place, from 0.
     pub fn dedupe_conflict(before: Before, at: Option<usize>) -> Problem {
@@ -267,6 +275,30 @@ impl Problem {
         Problem::new(Kind::Conflict, "dedupe_conflict", detail)
             .with_field(field, value, "the id of one message only")
             .with_hint(format!("use another dedupe_id for another message; {done}"))
+    }
+
+    /// Another message that is to come has this name. In a publish of several, all or
+    /// nothing, it is that of the one `at` this place, from 0.
+    pub fn name_taken(at: Option<usize>) -> Problem {
+        let (whose, field, done) = match at {
+            None => ("this name".to_owned(), "name".to_owned(), "this message was not published"),
+            Some(at) => (
+                format!("the name of message {at}"),
+                format!("messages[{at}].name"),
+                "nothing was published",
+            ),
+        };
+        let detail = format!("another message that is to come has {whose}");
+        Problem::new(Kind::Conflict, "name_taken", detail)
+            .with_field(
+                field,
+                "that of a message that is scheduled",
+                "the name of one message only",
+            )
+            .with_hint(format!(
+                "give another name, or let the message replace the one that has it \
+                 (name_taken), or keep that; {done}"
+            ))
     }
 
     /// A limit on what is under way is reached.
@@ -342,6 +374,9 @@ impl From<machine::Refusal> for Problem {
         match refusal {
             machine::Refusal::NotFound { kind: "topic", name } => Problem::no_topic(&name),
             machine::Refusal::NotFound { kind: "group", name } => Problem::no_group(&name),
+            machine::Refusal::NotFound { kind: "recurring message", name } => {
+                Problem::no_recurring(&name)
+            }
             machine::Refusal::NotFound { .. } => {
                 Problem::new(Kind::NotFound, "user_not_found", refusal.to_string())
             }
@@ -401,10 +436,7 @@ impl From<Refusal> for Problem {
             Refusal::NotAttached(_) => Problem::new(Kind::NotFound, "not_subscribed", detail)
                 .with_hint("the group has no subscription for this topic"),
             Refusal::Conflict { before, .. } => Problem::dedupe_conflict(before, None),
-            Refusal::NameTaken { .. } => Problem::new(Kind::Conflict, "name_taken", detail)
-                .with_hint(
-                    "publish with another name, or let the message replace the one that has it",
-                ),
+            Refusal::NameTaken { .. } => Problem::name_taken(None),
             Refusal::NumbersExhausted => Problem::new(Kind::Exhausted, "numbers_exhausted", detail),
             Refusal::PartitionFull(_) => Problem::new(Kind::Exhausted, "partition_full", detail),
             Refusal::NoTransaction => Problem::new(Kind::NotFound, "transaction_not_found", detail)
@@ -412,6 +444,7 @@ impl From<Refusal> for Problem {
                     "what was decided is remembered for an hour, and of the last 65,536 \
                      transactions of a shard",
                 ),
+            Refusal::NotRecurring(_) => Problem::new(Kind::Conflict, "not_recurring", detail),
             Refusal::Gone => Problem::new(Kind::Conflict, "gone", detail),
         }
     }

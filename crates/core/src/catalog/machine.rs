@@ -7,8 +7,8 @@ use posthouse_frame::{FrameBuf, FrameNo};
 
 use super::rows::{Counters, Stored};
 use super::{
-    Assigned, Catalog, Change, ConfigError, Group, GroupConfig, Lifecycle, Role, Topic,
-    TopicConfig, User, UserConfig,
+    Assigned, Catalog, Change, ConfigError, Group, GroupConfig, Lifecycle, Recurring,
+    RecurringConfig, Role, Topic, TopicConfig, User, UserConfig,
 };
 use crate::machine::Machine;
 use crate::name::NameError;
@@ -76,6 +76,25 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// Makes a recurring message, or gives it another configuration.
+    PutRecurring {
+        /// Its name.
+        name: String,
+        /// The whole configuration.
+        config: RecurringConfig,
+    },
+    /// Lets a recurring message come no more for now, or again.
+    PauseRecurring {
+        /// Its name.
+        name: String,
+        /// Whether it does not come.
+        paused: bool,
+    },
+    /// Deletes a recurring message.
+    DeleteRecurring {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What became of something.
@@ -98,6 +117,8 @@ pub enum Reply {
     Group(Arc<Group>, Outcome),
     /// The user as it is now.
     User(Arc<User>, Outcome),
+    /// The recurring message as it is now, or was.
+    Recurring(Arc<Recurring>, Outcome),
     /// Done.
     Done,
 }
@@ -108,7 +129,7 @@ pub enum Refusal {
     /// There is no such thing.
     #[error("there is no {kind} {name:?}")]
     NotFound {
-        /// `topic`, `group` or `user`.
+        /// `topic`, `group`, `user` or `recurring message`.
         kind: &'static str,
         /// The name.
         name: String,
@@ -139,11 +160,13 @@ mod kind {
     pub(super) const NO_GROUP: u8 = 4;
     pub(super) const USER: u8 = 5;
     pub(super) const NO_USER: u8 = 6;
+    pub(super) const RECURRING: u8 = 7;
+    pub(super) const NO_RECURRING: u8 = 8;
 }
 
 impl Change {
     /// Appends the change to a frame, as a record.
-    fn write(&self, frame: &mut FrameBuf) {
+    pub(super) fn write(&self, frame: &mut FrameBuf) {
         let (kind, payload) = match self {
             Change::Topic(topic) => (kind::TOPIC, topic.to_json()),
             Change::NoTopic(id) => (kind::NO_TOPIC, id.0.to_le_bytes().to_vec()),
@@ -151,6 +174,8 @@ impl Change {
             Change::NoGroup(id) => (kind::NO_GROUP, id.0.to_le_bytes().to_vec()),
             Change::User(user) => (kind::USER, user.to_json()),
             Change::NoUser(id) => (kind::NO_USER, id.to_le_bytes().to_vec()),
+            Change::Recurring(recurring) => (kind::RECURRING, recurring.to_json()),
+            Change::NoRecurring(id) => (kind::NO_RECURRING, id.to_le_bytes().to_vec()),
         };
         frame.record(READER, |out| framed(out, kind, |out| out.extend_from_slice(&payload)));
     }
@@ -173,6 +198,8 @@ impl Change {
                 kind::NO_GROUP => Change::NoGroup(GroupId(id()?)),
                 kind::USER => Change::User(Stored::from_json(payload)?),
                 kind::NO_USER => Change::NoUser(id()?),
+                kind::RECURRING => Change::Recurring(Stored::from_json(payload)?),
+                kind::NO_RECURRING => Change::NoRecurring(id()?),
                 kind => return Err(RecordError::Kind(kind)),
             });
         }
@@ -233,6 +260,11 @@ impl Catalog {
                 Change::NoUser(user.id).write(out);
                 Ok(Reply::Done)
             }
+            Command::PutRecurring { name, config } => self.put_recurring(name, config, now, out),
+            Command::PauseRecurring { name, paused } => {
+                self.pause_recurring(name, *paused, now, out)
+            }
+            Command::DeleteRecurring { name } => self.delete_recurring(name, out),
         }
     }
 
@@ -393,7 +425,7 @@ impl Group {
     }
 }
 
-fn not_found(kind: &'static str, name: &str) -> Refusal {
+pub(super) fn not_found(kind: &'static str, name: &str) -> Refusal {
     Refusal::NotFound { kind, name: name.into() }
 }
 
@@ -428,6 +460,7 @@ impl Machine for Catalog {
                 TableId::Topics => self.topics.capture(&mut self.pager, id),
                 TableId::GroupConfigs => self.groups.capture(&mut self.pager, id),
                 TableId::Users => self.users.capture(&mut self.pager, id),
+                TableId::Recurring => self.recurring.capture(&mut self.pager, id),
                 table => unreachable!("the catalog has no table {table:?}"),
             }
         }
@@ -439,6 +472,7 @@ impl Machine for Catalog {
         self.topics.touch_all(&mut self.pager);
         self.groups.touch_all(&mut self.pager);
         self.users.touch_all(&mut self.pager);
+        self.recurring.touch_all(&mut self.pager);
     }
 
     fn restore_page(&mut self, id: PageId, bytes: &[u8]) -> Result<(), Malformed> {
@@ -447,6 +481,7 @@ impl Machine for Catalog {
             TableId::Topics => self.topics.restore(id, bytes)?,
             TableId::GroupConfigs => self.groups.restore(id, bytes)?,
             TableId::Users => self.users.restore(id, bytes)?,
+            TableId::Recurring => self.recurring.restore(id, bytes)?,
             _ => return Err(Malformed { at: 0 }),
         }
         Ok(())
@@ -459,6 +494,8 @@ impl Machine for Catalog {
         groups.iter().for_each(|group| self.index_group(group));
         let users: Vec<Arc<User>> = self.users().cloned().collect();
         users.iter().for_each(|user| self.index_user(user));
+        let recurring: Vec<Arc<Recurring>> = self.all_recurring().cloned().collect();
+        recurring.iter().for_each(|recurring| self.index_recurring(recurring));
     }
 
     fn has_changes(&self) -> bool {

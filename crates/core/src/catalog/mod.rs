@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod machine;
+mod recurring;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ pub use config::{
     AccessGrant, Action, ConfigError, DeadLetter, Expired, GroupConfig, Order, Quota, Retention,
     Start, Subscription, Token, TopicConfig, UserConfig,
 };
+pub use recurring::{Missed, Recurring, RecurringConfig, Recurs};
 
 use crate::filter::Filter;
 use crate::ident::Secret;
@@ -176,6 +178,10 @@ pub enum Change {
     User(Arc<User>),
     /// A user is no more.
     NoUser(u32),
+    /// A recurring message is new or has changed.
+    Recurring(Arc<Recurring>),
+    /// A recurring message is no more.
+    NoRecurring(u32),
 }
 
 /// The catalog.
@@ -187,9 +193,11 @@ pub struct Catalog {
     topics: Table<Arc<Topic>>,
     groups: Table<Arc<Group>>,
     users: Table<Arc<User>>,
+    recurring: Table<Arc<Recurring>>,
     topic_names: Lookup<Arc<str>, TopicId>,
     group_names: Lookup<Arc<str>, GroupId>,
     user_names: Lookup<Arc<str>, u32>,
+    recurring_names: Lookup<Arc<str>, u32>,
     /// The topic of every partition, by its number.
     partitions: Vec<TopicId>,
     /// Groups by the topics that they name, and those that have patterns.
@@ -209,9 +217,11 @@ impl Catalog {
             topics: Table::default(),
             groups: Table::default(),
             users: Table::default(),
+            recurring: Table::default(),
             topic_names: Lookup::default(),
             group_names: Lookup::default(),
             user_names: Lookup::default(),
+            recurring_names: Lookup::default(),
             partitions: Vec::new(),
             by_topic_name: Lookup::default(),
             with_patterns: Vec::new(),
@@ -359,6 +369,8 @@ impl Catalog {
             Change::NoGroup(id) => self.remove_group(*id),
             Change::User(user) => self.set_user(user),
             Change::NoUser(id) => self.remove_user(*id),
+            Change::Recurring(recurring) => self.set_recurring(recurring),
+            Change::NoRecurring(id) => self.remove_recurring(*id),
         }
     }
 
@@ -471,6 +483,7 @@ impl Catalog {
         self.topics.pages(&mut add);
         self.groups.pages(&mut add);
         self.users.pages(&mut add);
+        self.recurring.pages(&mut add);
         digest
     }
 }

@@ -6,7 +6,8 @@ use posthouse_frame::varint::{self, Cursor, Malformed};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Assigned, Change, Group, GroupConfig, Lifecycle, Role, Topic, TopicConfig, User, UserConfig,
+    Assigned, Change, Group, GroupConfig, Lifecycle, Recurring, Role, Topic, TopicConfig, User,
+    UserConfig,
 };
 use crate::page::{Mark, PageId, Pager, Row, TableId};
 use crate::words::{GroupId, PartitionId, ShardId, TopicId, UnixMs};
@@ -167,6 +168,16 @@ impl Stored for Arc<User> {
     }
 }
 
+impl Stored for Arc<Recurring> {
+    fn to_json(&self) -> Vec<u8> {
+        to_json(&**self)
+    }
+
+    fn from_json(json: &[u8]) -> Result<Self, Malformed> {
+        from_json(json).map(Arc::new)
+    }
+}
+
 macro_rules! stored_row {
     ($type:ty, $table:expr) => {
         impl Row for $type {
@@ -187,6 +198,7 @@ macro_rules! stored_row {
 stored_row!(Arc<Topic>, TableId::Topics);
 stored_row!(Arc<Group>, TableId::GroupConfigs);
 stored_row!(Arc<User>, TableId::Users);
+stored_row!(Arc<Recurring>, TableId::Recurring);
 
 /// The numbers that are given next. None is ever given twice, whatever is deleted.
 #[derive(Debug)]
@@ -196,26 +208,30 @@ pub(super) struct Counters {
     pub(super) group: u32,
     pub(super) user: u32,
     pub(super) partition: u32,
+    pub(super) recurring: u32,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         // Group 0 is the operator, topic 0 stands for none.
-        Counters { mark: Mark::default(), topic: 1, group: 1, user: 1, partition: 1 }
+        let mark = Mark::default();
+        Counters { mark, topic: 1, group: 1, user: 1, partition: 1, recurring: 1 }
     }
 }
 
 const PAGE: PageId = PageId { table: TableId::Globals, owner: 0, number: 0 };
 
 impl Counters {
-    fn encode(values: [u32; 4], out: &mut Vec<u8>) {
-        for value in values {
+    /// The last value came later: as long as it is what it begins with, it is left out.
+    fn encode(values: [u32; 5], out: &mut Vec<u8>) {
+        let count = if values[4] == 1 { 4 } else { 5 };
+        for value in values.into_iter().take(count) {
             varint::put(out, value.into());
         }
     }
 
-    fn values(&self) -> [u32; 4] {
-        [self.topic, self.group, self.user, self.partition]
+    fn values(&self) -> [u32; 5] {
+        [self.topic, self.group, self.user, self.partition, self.recurring]
     }
 
     pub(super) fn see(&mut self, pager: &mut Pager, change: &Change) {
@@ -229,11 +245,15 @@ impl Counters {
             }
             Change::Group(group) => next[1] = next[1].max(group.id.0 + 1),
             Change::User(user) => next[2] = next[2].max(user.id + 1),
-            Change::NoTopic(_) | Change::NoGroup(_) | Change::NoUser(_) => {}
+            Change::Recurring(recurring) => next[4] = next[4].max(recurring.id + 1),
+            Change::NoTopic(_)
+            | Change::NoGroup(_)
+            | Change::NoUser(_)
+            | Change::NoRecurring(_) => {}
         }
         if next != self.values() {
             self.touch(pager);
-            [self.topic, self.group, self.user, self.partition] = next;
+            [self.topic, self.group, self.user, self.partition, self.recurring] = next;
         }
     }
 
@@ -255,6 +275,7 @@ impl Counters {
             group: c.varint_u32()?,
             user: c.varint_u32()?,
             partition: c.varint_u32()?,
+            recurring: if c.is_empty() { 1 } else { c.varint_u32()? },
         })
     }
 

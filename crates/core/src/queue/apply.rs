@@ -99,6 +99,7 @@ impl Shard {
             Record::Commit(commit) => self.apply_commit(commit),
             Record::Rollback { first, at } => self.apply_rollback(*first, *at),
             Record::ForgetDecisions { upto } => self.transactions.forget(&mut self.pager, *upto),
+            Record::Recur { recurring, at } => self.apply_recur(*recurring, *at),
         }
     }
 

@@ -143,6 +143,17 @@ pub struct Copied {
     pub draft: Draft,
 }
 
+/// One time at which a recurring message comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occurrence {
+    /// The number of the recurring message in the catalog.
+    pub recurring: u32,
+    /// The revision of it that says so.
+    pub revision: u32,
+    /// The time that its rule says.
+    pub at: UnixMs,
+}
+
 /// What a shard is asked.
 #[derive(Debug)]
 pub enum Command {
@@ -262,6 +273,15 @@ pub enum Command {
         /// At most so many.
         most: usize,
     },
+    /// To take in the message of a recurring one, once.
+    Recur {
+        /// Which time it is.
+        occurrence: Occurrence,
+        /// The message.
+        batches: Vec<Batch>,
+    },
+    /// To forget what is known of recurring messages that are no more.
+    ForgetRecurring(Vec<u32>),
     /// To note the digest of a snapshot.
     NoteSnapshot {
         /// The frame it stands behind.
@@ -465,6 +485,10 @@ pub enum Refusal {
     /// There is no such transaction, or what was decided about it is forgotten.
     #[error("no such transaction is known")]
     NoTransaction,
+    /// The time of a recurring message is decided already, or the recurring message is not
+    /// what it was.
+    #[error("recurring message {0} does not come at this time, or has come")]
+    NotRecurring(u32),
     /// The message is not where it was.
     #[error("the message is not there any more")]
     Gone,

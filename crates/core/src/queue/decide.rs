@@ -83,6 +83,10 @@ impl Shard {
             Command::TakeChecks { producer, topic, most } => {
                 self.take_checks(producer, *topic, *most, now, out)
             }
+            Command::Recur { occurrence, batches } => {
+                self.recur(*occurrence, batches, catalog, now, out)
+            }
+            Command::ForgetRecurring(gone) => self.forget_recurring(gone, out),
             Command::NoteSnapshot { frame, digest } => {
                 Record::Snapshot { frame: *frame, digest: *digest }.write(out);
                 Reply::Done
@@ -90,7 +94,7 @@ impl Shard {
         })
     }
 
-    fn publish(
+    pub(super) fn publish(
         &self,
         batches: &mut [Batch],
         apart: bool,

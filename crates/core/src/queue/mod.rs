@@ -25,6 +25,7 @@ mod later;
 mod pair;
 mod partition;
 mod query;
+mod recur;
 mod snapshot;
 mod spans;
 mod transact;
@@ -56,6 +57,7 @@ use crate::words::{Fence, GroupId, Lookup, PartitionId, Position, Run, Seq, Shar
 use deadlines::{Deadline, Deadlines};
 use dedupe::Dedupe;
 use pair::Readiness;
+use recur::Recurred;
 use spans::Spans;
 use window::State;
 
@@ -73,6 +75,7 @@ pub struct Shard {
     index: Index,
     schedule: Schedule,
     transactions: Transactions,
+    recurred: Table<Recurred>,
 
     // Derived.
     pair_of: Lookup<(GroupId, PartitionId), u32>,
@@ -172,6 +175,7 @@ impl Shard {
             index: Index::default(),
             schedule: Schedule::default(),
             transactions: Transactions::default(),
+            recurred: Table::default(),
             pair_of: Lookup::default(),
             free_pairs: BTreeSet::new(),
             next_pair: 0,

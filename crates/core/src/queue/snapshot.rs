@@ -48,6 +48,7 @@ impl Machine for Shard {
                 TableId::Hours => self.schedule.hours.capture(pager, id),
                 TableId::Names => self.schedule.names.capture(pager, id),
                 TableId::Transactions => self.transactions.capture(pager, id),
+                TableId::Recurred => self.recurred.capture(pager, id),
                 table => unreachable!("a shard has no table {table:?}"),
             }
         }
@@ -70,6 +71,7 @@ impl Machine for Shard {
         self.spans.touch_all(pager);
         self.schedule.touch_all(pager);
         self.transactions.touch_all(pager);
+        self.recurred.touch_all(pager);
     }
 
     fn restore_page(&mut self, id: PageId, bytes: &[u8]) -> Result<(), Malformed> {
@@ -88,6 +90,7 @@ impl Machine for Shard {
             TableId::Hours => self.schedule.hours.restore(id, bytes)?,
             TableId::Names => self.schedule.names.restore(id, bytes)?,
             TableId::Transactions => self.transactions.restore(id, bytes)?,
+            TableId::Recurred => self.recurred.restore(id, bytes)?,
             _ => return Err(Malformed { at: 0 }),
         }
         Ok(())
@@ -147,6 +150,7 @@ impl Machine for Shard {
         self.schedule.hours.pages(&mut add);
         self.schedule.names.pages(&mut add);
         self.transactions.pages(&mut add);
+        self.recurred.pages(&mut add);
         digest
     }
 }

@@ -265,6 +265,14 @@ pub enum Record<'a> {
         /// The first decision that is kept, counted from 0.
         upto: u64,
     },
+    /// A recurring message has come, as another record of the frame says: nothing of it up
+    /// to this time comes again. Time 0: there is no such recurring message any more.
+    Recur {
+        /// Its number in the catalog.
+        recurring: u32,
+        /// The time that its rule says.
+        at: UnixMs,
+    },
 }
 
 /// A grant: see [`Record::Grant`].
@@ -389,6 +397,7 @@ mod kind {
     pub(super) const COMMIT: u8 = 36;
     pub(super) const ROLLBACK: u8 = 37;
     pub(super) const FORGET_DECISIONS: u8 = 38;
+    pub(super) const RECUR: u8 = 32;
 }
 
 impl Record<'_> {
@@ -428,6 +437,7 @@ impl Record<'_> {
             Record::Commit(_) => kind::COMMIT,
             Record::Rollback { .. } => kind::ROLLBACK,
             Record::ForgetDecisions { .. } => kind::FORGET_DECISIONS,
+            Record::Recur { .. } => kind::RECUR,
         }
     }
 
@@ -514,6 +524,7 @@ impl Record<'_> {
             Record::Commit(commit) => commit.payload(out),
             Record::Rollback { first, at } => put_all(out, &[*first, at.0]),
             Record::ForgetDecisions { upto } => varint::put(out, *upto),
+            Record::Recur { recurring, at } => put_all(out, &[(*recurring).into(), at.0]),
         }
     }
 }
@@ -706,6 +717,7 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, RecordError> {
         kind::COMMIT => Record::Commit(Commit::read(c)?),
         kind::ROLLBACK => Record::Rollback { first: c.varint()?, at: UnixMs(c.varint()?) },
         kind::FORGET_DECISIONS => Record::ForgetDecisions { upto: c.varint()? },
+        kind::RECUR => Record::Recur { recurring: c.varint_u32()?, at: UnixMs(c.varint()?) },
         _ => return Err(RecordError::Kind(kind)),
     };
     if !inner.is_empty() {

@@ -137,6 +137,7 @@ fn samples() -> Vec<Record<'static>> {
         }),
         Record::Rollback { first: 1 << 47, at: UnixMs(9) },
         Record::ForgetDecisions { upto: 1 << 40 },
+        Record::Recur { recurring: 7, at: UnixMs(1 << 41) },
     ]
 }
 

@@ -16,6 +16,7 @@ pub mod manage;
 mod open;
 pub mod publish;
 mod quota;
+pub mod recurring;
 pub mod schedule;
 pub mod space;
 mod subscribe;
@@ -122,6 +123,7 @@ pub struct Broker {
     /// Who may be asked about transactions now: looked at twice a second while anybody
     /// waits for that.
     checks: tokio::sync::watch::Sender<transact::Ready>,
+    recurrence: recurring::Recurrence,
     is_stopping: AtomicBool,
     /// Rung when the node has failed and must end.
     failure: Arc<Failure>,

@@ -331,6 +331,7 @@ impl Broker {
             space: Arc::new(space),
             user_changes: Arc::default(),
             checks: tokio::sync::watch::Sender::default(),
+            recurrence: super::recurring::Recurrence::default(),
             is_stopping: AtomicBool::new(false),
             failure: failure.clone(),
             threads: Mutex::default(),
@@ -350,6 +351,7 @@ impl Broker {
         self.directory.reconcile().await?;
         tokio::spawn(Broker::keep_house(Arc::downgrade(self)));
         tokio::spawn(Broker::look_for_checks(Arc::downgrade(self)));
+        tokio::spawn(Broker::keep_recurring(Arc::downgrade(self)));
         Ok(())
     }
 
@@ -463,6 +465,7 @@ fn published(store: &Store, state: &Catalog) -> Result<Catalog, StoreError> {
     state.topics().for_each(|topic| copy.adopt(&Change::Topic(topic.clone())));
     state.groups().for_each(|group| copy.adopt(&Change::Group(group.clone())));
     state.users().for_each(|user| copy.adopt(&Change::User(user.clone())));
+    state.all_recurring().for_each(|of| copy.adopt(&Change::Recurring(of.clone())));
     Ok(copy)
 }
 

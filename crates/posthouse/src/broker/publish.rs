@@ -9,7 +9,7 @@ use posthouse_core::ident::{IdKind, IdParts, MessageId};
 use posthouse_core::index::TagSet;
 use posthouse_core::message::{Parts, limits};
 use posthouse_core::queue::Command;
-use posthouse_core::queue::command::{Batch, Before, Known, Published, Refusal, Reply};
+use posthouse_core::queue::command::{Batch, Before, Known, Occurrence, Published, Refusal, Reply};
 use posthouse_core::record::{Draft, EntryDedupe, Later, When};
 use posthouse_core::{Position, ShardId, UnixMs};
 use posthouse_frame::BodyBuf;
@@ -58,6 +58,8 @@ pub struct Outbox {
     permit: Option<Permit>,
     user: Option<Arc<User>>,
     apart: bool,
+    /// If the message is one of a recurring one.
+    occurrence: Option<Occurrence>,
 }
 
 /// Messages for one partition, now or later.
@@ -204,6 +206,7 @@ impl Broker {
             permit,
             user: None,
             apart,
+            occurrence: None,
         }
     }
 
@@ -395,7 +398,10 @@ impl Broker {
         let of_shard = outbox.batches.iter_mut().filter(|outgoing| outgoing.shard == shard);
         let batches = of_shard.map(|outgoing| std::mem::take(&mut outgoing.batch)).collect();
         let (tx, rx) = oneshot::channel();
-        let command = Command::Publish { batches, apart: outbox.apart };
+        let command = match outbox.occurrence {
+            Some(occurrence) => Command::Recur { occurrence, batches },
+            None => Command::Publish { batches, apart: outbox.apart },
+        };
         let mail = Mail::Command { command, tx, room: outbox.room() };
         let mailbox = &self.shard(shard)?.mailbox;
         mailbox.send(mail.class(), mail).map_err(|_| Problem::stopping())?;
@@ -474,9 +480,17 @@ impl Submitted {
         for (shard, answer) in answers {
             let reply = answer.await.map_err(|_| Problem::stopping())??;
             let Reply::Published(of_shard) = reply else {
+                let place = |batch, index| {
+                    let at = outbox.place_of(shard, batch, index);
+                    at.filter(|_| outbox.order.len() > 1)
+                };
                 return Err(match reply {
                     Reply::Refused(Refusal::Conflict { batch, index, before }) => {
-                        outbox.conflict(shard, batch, index, before)
+                        let command = match outbox.occurrence {
+                            Some(occurrence) => Command::Recur { occurrence, batches },
+                            None => Command::Publish { batches, apart: outbox.apart },
+                        };
+                        let mail = Mail::Command { command, tx, room: outbox.room() };
                     }
                     Reply::Refused(refusal) => refusal.into(),
                     other => Problem::internal(format!("a publish was answered by {other:?}")),
@@ -534,6 +548,11 @@ impl Outbox {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// The same, of a recurring message: taken in if this time of it has not come.
+    pub(super) fn of(self, occurrence: Occurrence) -> Outbox {
+        Outbox { occurrence: Some(occurrence), ..self }
     }
 
     /// Whether one message need not wait for another.

@@ -25,6 +25,7 @@ mod meter;
 mod node;
 mod output;
 mod publish;
+mod recurring;
 mod remote;
 pub mod scale;
 mod schedule;
@@ -61,6 +62,7 @@ enum Command {
     Message(message::Message),
     Schedule(schedule::Schedule),
     Transaction(transaction::Transaction),
+    Recurring(recurring::Recurring),
     User(user::User),
     Node(node::Node),
     Top(top::Top),
@@ -83,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Message(message) => message.run(),
         Command::Schedule(schedule) => schedule.run(),
         Command::Transaction(transaction) => transaction.run(),
+        Command::Recurring(recurring) => recurring.run(),
         Command::User(user) => user.run(),
         Command::Node(node) => node.run(),
         Command::Top(top) => top.run(),

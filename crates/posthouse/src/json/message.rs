@@ -420,29 +420,41 @@ pub struct Purged {
     pub purged: u64,
 }
 
+/// The bytes of a body that came in as one or the other.
+pub(super) fn body_in(
+    text: Option<String>,
+    base64: Option<String>,
+) -> Result<Bytes, problem::Problem> {
+    match (text, base64) {
+        (Some(text), None) => Ok(Bytes::from(text)),
+        (None, Some(text)) => BASE64.decode(&text).map(Bytes::from).map_err(|error| {
+            let what = format!("it must be base64 (RFC 4648, with padding): {error}");
+            problem::Problem::invalid("body_base64", excerpt(&text), what)
+        }),
+        (text, _) => {
+            let value = if text.is_some() { "both" } else { "not given" };
+            let limit = "give either body (a text) or body_base64 (bytes)";
+            Err(problem::Problem::invalid("body", value, limit))
+        }
+    }
+}
+
+/// A body as a text, or, if it is none, in base64.
+pub(super) fn body_out(body: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(body) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(BASE64.encode(body))),
+    }
+}
+
 impl Outgoing {
     /// The same for the native interface.
     ///
     /// # Errors
     /// If there is no body, or two, or one that is not base64.
     pub fn into_proto(self) -> Result<proto::OutgoingMessage, problem::Problem> {
-        let body = match (self.body, self.body_base64) {
-            (Some(text), None) => Bytes::from(text),
-            (None, Some(text)) => BASE64.decode(&text).map(Bytes::from).map_err(|error| {
-                let what = format!("it must be base64 (RFC 4648, with padding): {error}");
-                problem::Problem::invalid("body_base64", excerpt(&text), what)
-            })?,
-            (body, _) => {
-                let value = if body.is_some() { "both" } else { "not given" };
-                return Err(problem::Problem::invalid(
-                    "body",
-                    value,
-                    "give either body (a text) or body_base64 (bytes)",
-                ));
-            }
-        };
         Ok(proto::OutgoingMessage {
-            body,
+            body: body_in(self.body, self.body_base64)?,
             key: self.key,
             tags: self.tags,
             headers: self.headers,
@@ -544,10 +556,7 @@ impl Receive {
 
 impl From<proto::ReceivedMessage> for Message {
     fn from(message: proto::ReceivedMessage) -> Self {
-        let (body, body_base64) = match std::str::from_utf8(&message.body) {
-            Ok(text) => (Some(text.to_owned()), None),
-            Err(_) => (None, Some(BASE64.encode(&message.body))),
-        };
+        let (body, body_base64) = body_out(&message.body);
         Message {
             id: message.id,
             topic: message.topic,

@@ -9,6 +9,7 @@ mod group;
 mod message;
 mod node;
 mod problem;
+mod recurring;
 mod scalar;
 mod schedule;
 mod settle;
@@ -28,6 +29,7 @@ pub use node::{
     UserConfig, Users,
 };
 pub use problem::Problem;
+pub use recurring::{MissedName, Recurring, RecurringConfig, RecurringList};
 pub use scalar::{Duration, Time};
 pub use schedule::{
     Change, ChangeStatus, Changes, Hour, Hours, Move, Moves, ScheduledList, Shift, Target, Targets,

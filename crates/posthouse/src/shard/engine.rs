@@ -652,7 +652,9 @@ impl<L: Log> Engine<L> {
 
 /// Messages and bytes of a publish, before it is decided and gives its bodies up.
 fn published(command: &Command) -> (u64, u64) {
-    let Command::Publish { batches, .. } = command else { return (0, 0) };
+    let (Command::Publish { batches, .. } | Command::Recur { batches, .. }) = command else {
+        return (0, 0);
+    };
     batches.iter().fold((0, 0), |(count, bytes), batch| {
         (count + batch.drafts.len() as u64, bytes + batch.bodies.len() as u64)
     })

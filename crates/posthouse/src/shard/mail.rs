@@ -87,7 +87,7 @@ impl Mail {
                 | Command::Reschedule(_)
                 | Command::Commit { .. }
                 | Command::Rollback { .. } => 0,
-                Command::Publish { .. } | Command::Prepare(_) => 3,
+                Command::Publish { .. } | Command::Prepare(_) | Command::Recur { .. } => 3,
                 _ => 2,
             },
             Mail::Fetched { .. }
@@ -116,7 +116,7 @@ impl Mail {
             batches.iter().map(of).sum()
         };
         match command {
-            Command::Publish { batches, .. } => taken_in(batches),
+            Command::Publish { batches, .. } | Command::Recur { batches, .. } => taken_in(batches),
             Command::Prepare(what) => taken_in(&what.batches) + what.producer.len() + ITEM,
             // Bodies that are in the log no more are written again.
             Command::Commit { first } => transactions.get(*first).map_or(ITEM, |of| {
@@ -129,6 +129,7 @@ impl Mail {
             }
             Command::Reschedule(items) => items.len() * 24 + ITEM,
             Command::Cancel(items) => items.len() * 16 + ITEM,
+            Command::ForgetRecurring(gone) => gone.len() * 16 + ITEM,
             Command::Bury { copy, .. } => copy.body.len() + 4 * ITEM,
             Command::Redrive { letters, .. } => {
                 letters.iter().map(|(_, copy)| copy.body.len() + 4 * ITEM).sum::<usize>() + ITEM

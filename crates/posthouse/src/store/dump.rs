@@ -313,6 +313,9 @@ impl Names<'_> {
                 fields(json!({ "transaction": first, "at": units::show_time(at.0) }))
             }
             Record::ForgetDecisions { upto } => fields(json!({ "upto": upto })),
+            Record::Recur { recurring, at } => {
+                fields(json!({ "recurring": recurring, "at": units::show_time(at.0) }))
+            }
             Record::Snapshot { frame, digest } => {
                 fields(json!({ "frame": frame.0, "digest": format!("{digest:016x}") }))
             }
@@ -437,6 +440,7 @@ fn name_of(record: &Record<'_>) -> &'static str {
         Record::Commit(_) => "commit",
         Record::Rollback { .. } => "rollback",
         Record::ForgetDecisions { .. } => "forget_decisions",
+        Record::Recur { .. } => "recur",
     }
 }
 
@@ -470,7 +474,8 @@ fn partition_of(record: &Record<'_>) -> Option<PartitionId> {
         | Record::Park { .. }
         | Record::Commit(_)
         | Record::Rollback { .. }
-        | Record::ForgetDecisions { .. } => None,
+        | Record::ForgetDecisions { .. }
+        | Record::Recur { .. } => None,
     }
 }
 

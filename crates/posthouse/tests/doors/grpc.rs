@@ -145,6 +145,88 @@ impl Door for Grpc {
                 };
                 call!(self.browse(request) as json::Browsed)
             }
+            "scheduled" => {
+                let request = proto::ListScheduledRequest {
+                    topic: named("topic"),
+                    from_ms: time(&mut args, "from"),
+                    until_ms: time(&mut args, "until"),
+                    key: Some(text(&mut args, "key")).filter(|key| !key.is_empty()),
+                    name: None,
+                    after: text(&mut args, "after"),
+                    limit: number(&mut args, "limit").unwrap_or(0) as u32,
+                };
+                call!(self.list_scheduled(request) as json::ScheduledList)
+            }
+            "scheduled-named" => {
+                let (topic, name) = (named("topic"), Some(named("name")));
+                let request = proto::ListScheduledRequest { topic, name, ..Default::default() };
+                call!(self.list_scheduled(request) => |done: proto::ListScheduledResponse| {
+                    show(json::Message::from(done.messages.into_iter().next().unwrap()))
+                })
+            }
+            "purge-scheduled" => {
+                call!(self.purge_scheduled(proto::PurgeScheduledRequest { topic: named("topic") })
+                => |done: proto::PurgeScheduledResponse| {
+                    show(json::Purged { purged: done.purged })
+                })
+            }
+            "hours" => {
+                call!(
+                    self.get_schedule_hours(proto::GetScheduleHoursRequest {
+                        topic: named("topic")
+                    }) as json::Hours
+                )
+            }
+            "move" => {
+                let json::Moves { messages } = json(args);
+                let items: Result<_, _> =
+                    messages.into_iter().map(json::Move::into_proto).collect();
+                let items = items.map_err(local)?;
+                call!(self.reschedule(proto::RescheduleRequest { items }) as json::Changes)
+            }
+            "cancel" => {
+                let json::Targets { messages } = json(args);
+                let targets = messages.into_iter().map(json::Target::into_proto).collect();
+                call!(self.cancel(proto::CancelRequest { targets }) as json::Changes)
+            }
+            "put-recurring" => {
+                let name = named("name");
+                let config: json::RecurringConfig = json(args);
+                let config = Some(config.into_proto().map_err(local)?);
+                call!(self.put_recurring(proto::PutRecurringRequest { name, config })
+                => |done: proto::PutRecurringResponse| {
+                    show(json::Recurring::from(done.recurring.unwrap()))
+                })
+            }
+            "get-recurring" => {
+                call!(self.get_recurring(proto::GetRecurringRequest { name: named("name") })
+                    as json::Recurring)
+            }
+            "list-recurring" => {
+                let request = proto::ListRecurringRequest {
+                    prefix: text(&mut args, "prefix"),
+                    topic: text(&mut args, "topic"),
+                    after: text(&mut args, "after"),
+                    limit: number(&mut args, "limit").unwrap_or(0) as u32,
+                };
+                call!(self.list_recurring(request) as json::RecurringList)
+            }
+            "delete-recurring" => {
+                call!(self.delete_recurring(proto::DeleteRecurringRequest { name: named("name") })
+                    => nothing)
+            }
+            "pause-recurring" => {
+                call!(self.pause_recurring(proto::PauseRecurringRequest { name: named("name") })
+                    as json::Recurring)
+            }
+            "resume-recurring" => {
+                call!(self.resume_recurring(proto::ResumeRecurringRequest { name: named("name") })
+                    as json::Recurring)
+            }
+            "run-recurring" => {
+                call!(self.run_recurring(proto::RunRecurringRequest { name: named("name") })
+                    as json::PublishedMessage)
+            }
             "message" => {
                 call!(self.get_message(proto::GetMessageRequest { id: named("id") })
                     as json::MessageInfo)

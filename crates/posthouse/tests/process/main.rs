@@ -15,6 +15,7 @@ mod damage;
 mod disk;
 mod fixtures;
 mod hostile;
+mod recurring;
 mod refusal;
 mod stop;
 mod transactions;

@@ -8,6 +8,7 @@ pub mod consume;
 pub mod convert;
 mod manage;
 pub mod publish;
+mod recurring;
 mod schedule;
 mod transact;
 

@@ -11,7 +11,7 @@ use posthouse_core::message::Parts;
 use posthouse_core::record::{NameTaken, When};
 
 use super::{Calls, convert};
-use crate::broker::publish::{Outbox, Permit, Sent, Submitted};
+use crate::broker::publish::{Outbox, Permit, Placed, Sent, Submitted};
 use crate::broker::{Caller, bounds};
 use crate::problem::Problem;
 
@@ -93,15 +93,7 @@ impl Calls {
 
     pub(in crate::doors) fn response(&self, sent: &Sent) -> PublishResponse {
         let messages = self.broker.placed(sent).map(|placed| match placed {
-            Ok(placed) => PublishedMessage {
-                id: placed.id.to_string(),
-                partition: placed.partition,
-                position: placed.position.unwrap_or(0),
-                duplicate: placed.duplicate,
-                kept: placed.kept,
-                deliver_at_ms: placed.due.map(|due| due.0),
-                problem: None,
-            },
+            Ok(placed) => published(&placed),
             Err(problem) => PublishedMessage {
                 problem: Some(convert::problem(&problem)),
                 ..PublishedMessage::default()
@@ -114,6 +106,19 @@ impl Calls {
 /// The topic that a message of a request is for.
 fn topic_of<'a>(request: &'a PublishRequest, message: &'a OutgoingMessage) -> &'a str {
     if message.topic.is_empty() { &request.topic } else { &message.topic }
+}
+
+/// Where a message went.
+pub(in crate::doors) fn published(placed: &Placed) -> PublishedMessage {
+    PublishedMessage {
+        id: placed.id.to_string(),
+        partition: placed.partition,
+        position: placed.position.unwrap_or(0),
+        duplicate: placed.duplicate,
+        kept: placed.kept,
+        deliver_at_ms: placed.due.map(|due| due.0),
+        problem: None,
+    }
 }
 
 /// The bytes of all bodies of a request.

@@ -186,6 +186,13 @@ impl Posthouse for Door {
         list_scheduled(ListScheduledRequest) -> ListScheduledResponse;
         get_schedule_hours(GetScheduleHoursRequest) -> GetScheduleHoursResponse;
         purge_scheduled(PurgeScheduledRequest) -> PurgeScheduledResponse;
+        put_recurring(PutRecurringRequest) -> PutRecurringResponse;
+        get_recurring(GetRecurringRequest) -> Recurring;
+        list_recurring(ListRecurringRequest) -> ListRecurringResponse;
+        delete_recurring(DeleteRecurringRequest) -> DeleteRecurringResponse;
+        pause_recurring(PauseRecurringRequest) -> Recurring;
+        resume_recurring(ResumeRecurringRequest) -> Recurring;
+        run_recurring(RunRecurringRequest) -> PublishedMessage;
         put_group(PutGroupRequest) -> PutGroupResponse;
         get_group(GetGroupRequest) -> Group;
         list_groups(ListGroupsRequest) -> ListGroupsResponse;

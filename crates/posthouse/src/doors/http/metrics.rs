@@ -76,6 +76,24 @@ fn of_node(broker: &Broker, page: &mut Page) {
     page.single("ready", "gauge", "Whether it takes work.", flag(broker.is_ready()));
     page.single("topics", "gauge", "Topics.", node.topics as f64);
     page.single("groups", "gauge", "Groups.", node.groups as f64);
+    let recurring = broker.catalog().all_recurring().count();
+    page.single("recurring", "gauge", "Recurring messages.", recurring as f64);
+    let counts = broker.recurring_counts();
+    for (name, help, count) in [
+        ("recurring_published_total", "Times at which recurring messages came.", &counts.published),
+        (
+            "recurring_missed_total",
+            "Looks that found times of recurring messages missed.",
+            &counts.missed,
+        ),
+        (
+            "recurring_failed_total",
+            "Recurring messages that could not come and are tried again.",
+            &counts.failed,
+        ),
+    ] {
+        page.single(name, "counter", help, metrics_of(count));
+    }
     let free = node.disk_free_bytes as f64;
     page.single("disk_free_bytes", "gauge", "Bytes free on the disk of the data.", free);
     let help = "Publishes that were refused because a quota was used up.";

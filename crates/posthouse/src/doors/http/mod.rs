@@ -15,6 +15,7 @@ mod metrics;
 mod node;
 mod page;
 mod publish;
+mod recurring;
 mod schedule;
 mod stream;
 mod topics;
@@ -61,6 +62,7 @@ const OTHER_REQUEST_BYTES: usize = 4 << 20;
         (name = "dead letters", description = "Messages that a group has given up"),
         (name = "schedule", description = "Messages that come later"),
         (name = "transactions", description = "Messages that come together when that is decided, or not at all"),
+        (name = "recurring", description = "Messages that come again and again"),
         (name = "messages", description = "Looking at messages, without effect on anyone"),
         (name = "users", description = "Who may do what"),
         (name = "node", description = "How the node is"),
@@ -98,6 +100,11 @@ fn described() -> OpenApiRouter<Calls> {
         .routes(routes!(transactions::get))
         .routes(routes!(transactions::commit))
         .routes(routes!(transactions::rollback))
+        .routes(routes!(recurring::list))
+        .routes(routes!(recurring::put, recurring::get, recurring::delete))
+        .routes(routes!(recurring::pause))
+        .routes(routes!(recurring::resume))
+        .routes(routes!(recurring::run))
         .routes(routes!(groups::list))
         .routes(routes!(groups::put, groups::get, groups::delete))
         .routes(routes!(groups::seek))

@@ -1,0 +1,5 @@
+//! Messages that come later, and those that recur.
+
+mod cron;
+mod plan;
+mod race;
