@@ -216,15 +216,17 @@ impl Pager {
         mark: Option<&mut Mark>,
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
+        if !self.early.insert(id) {
+            // Changed, and so captured, since the snapshot began; or named twice.
+            return;
+        }
         match mark {
-            None if self.early.contains(&id) => {}
-            None => self.captured.push((id, None)),
             Some(mark) if mark.0 + 1 == self.turn => {
                 *mark = Mark::default();
                 self.capture(id, encode);
             }
-            // Changed, and so captured, since the snapshot began.
-            Some(_) => {}
+            // It is no more; or it was made since the snapshot began, when there was none.
+            _ => self.captured.push((id, None)),
         }
     }
 
@@ -537,6 +539,32 @@ mod tests {
         fn decode(c: &mut Cursor<'_>) -> Result<Self, Malformed> {
             c.varint()
         }
+    }
+
+    /// A window of a group that had caught up was let go before a snapshot began, and made
+    /// anew before the snapshot came to it: what the snapshot before had of it stayed.
+    #[test]
+    fn a_page_that_went_and_is_made_anew_is_not_in_a_snapshot_that_began_between() {
+        let id = PageId::of(TableId::Windows, 3);
+        let (mut pager, mut mark) = (Pager::default(), Mark::default());
+        pager.touch(&mut mark, id, |_| ());
+        pager.begin();
+        assert_eq!(pager.next_waiting(), Some(id));
+        pager.capture_waiting(id, Some(&mut mark), |out| out.push(7));
+        assert_eq!(pager.take_captured(), [(id, Some(vec![7]))]);
+        // It changes, and goes.
+        pager.touch(&mut mark, id, |out| out.push(7));
+        pager.begin();
+        let mut anew = Mark::default();
+        pager.touch(&mut anew, id, |_| ());
+        assert_eq!(pager.next_waiting(), Some(id));
+        pager.capture_waiting(id, Some(&mut anew), |out| out.push(9));
+        assert_eq!(pager.take_captured(), [(id, None)]);
+        // The next snapshot has it.
+        pager.begin();
+        assert_eq!(pager.next_waiting(), Some(id));
+        pager.capture_waiting(id, Some(&mut anew), |out| out.push(9));
+        assert_eq!(pager.take_captured(), [(id, Some(vec![9]))]);
     }
 
     #[derive(Clone, Debug)]
