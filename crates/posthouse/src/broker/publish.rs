@@ -480,17 +480,13 @@ impl Submitted {
         for (shard, answer) in answers {
             let reply = answer.await.map_err(|_| Problem::stopping())??;
             let Reply::Published(of_shard) = reply else {
-                let place = |batch, index| {
-                    let at = outbox.place_of(shard, batch, index);
-                    at.filter(|_| outbox.order.len() > 1)
-                };
                 return Err(match reply {
                     Reply::Refused(Refusal::Conflict { batch, index, before }) => {
-                        let command = match outbox.occurrence {
-                            Some(occurrence) => Command::Recur { occurrence, batches },
-                            None => Command::Publish { batches, apart: outbox.apart },
-                        };
-                        let mail = Mail::Command { command, tx, room: outbox.room() };
+                        outbox.conflict(shard, batch, index, before)
+                    }
+                    Reply::Refused(Refusal::NameTaken { batch, index, .. }) => {
+                        let at = outbox.place_of(shard, batch, index);
+                        Problem::name_taken(at.filter(|_| outbox.order.len() > 1))
                     }
                     Reply::Refused(refusal) => refusal.into(),
                     other => Problem::internal(format!("a publish was answered by {other:?}")),
