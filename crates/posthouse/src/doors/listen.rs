@@ -33,8 +33,10 @@ pub const READING: Duration = Duration::from_secs(120);
 /// Requests of one HTTP/2 connection that may be open.
 const STREAMS: u32 = 1024;
 
-/// What HTTP/2 may have under way without our word, per stream and per connection.
-const STREAM_WINDOW: u32 = 2 << 20;
+/// What HTTP/2 may have under way without our word, per stream and per connection. What a
+/// stream that is held back has sent stays in both: with eight of them on a connection
+/// there would be no room on it for an acknowledgement.
+const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// The largest HTTP/2 frame that we take.
