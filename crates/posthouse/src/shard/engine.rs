@@ -290,7 +290,7 @@ impl<L: Log> Engine<L> {
                 self.shard.bury_again(group, partition, position);
             }
             Mail::SnapshotTaken(taken) => self.snapshot_taken(taken, catalog, now),
-            Mail::WantSnapshot => self.progress.suggest(),
+            Mail::WantSnapshot => self.suggest_snapshot(),
             Mail::Hold(hold, tx) => self.progress.hold(hold, tx),
             Mail::EndWaits => self.refuse_waits(),
             Mail::Stop(tx) => self.stop(tx),

@@ -327,6 +327,17 @@ impl<L: Log> Engine<L> {
         push_all(&mut self.effects, steps);
     }
 
+    /// A snapshot would be of use if it lets something go: else one would follow the other
+    /// for nothing, on a disk that is full.
+    pub(super) fn suggest_snapshot(&mut self) {
+        let is_dead = |segment: &posthouse_log::Segment| {
+            !segment.active && self.shard.live_in(segment.first, segment.last) == 0
+        };
+        if self.reader.segments().iter().any(is_dead) {
+            self.progress.suggest();
+        }
+    }
+
     /// A snapshot stands between two frames: the open one goes first.
     fn begin_snapshot(&mut self, now: Now) {
         let nothing_new = !self.shard.has_changes()
