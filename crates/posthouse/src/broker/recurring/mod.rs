@@ -1,5 +1,5 @@
 //! Recurring messages: made, changed, paused, looked at. [`cron`] and [`plan`] say when one
-//! comes, [`run`] lets it come.
+//! comes, `run` lets it come.
 
 pub mod cron;
 pub mod plan;

@@ -1,7 +1,7 @@
 //! The door for RocketMQ 5 clients: the gRPC service `apache.rocketmq.v2`, over the same
 //! broker as every other door. `docs/rocketmq.md` says what each call means here.
 //!
-//! A client is known by the id that it sends with every call. Whatever a [`Session`] knows
+//! A client is known by the id that it sends with every call. Whatever a `Session` knows
 //! of it can be missing, since a server that was restarted knows nothing: then the
 //! configuration of its group does.
 
