@@ -52,12 +52,19 @@ pub fn topic(resource: Option<&Resource>) -> Result<String, Fault> {
     let resource = resource.filter(|resource| !resource.name.is_empty());
     let resource = resource.ok_or_else(|| Fault::new(Code::IllegalTopic, "no topic is given"))?;
     let namespace = Namespace::of(resource);
-    let name = match resource.name.strip_prefix(DEAD) {
-        Some(group) => name::dead_letter_topic(&namespace.enter(group)),
-        None => namespace.enter(&resource.name),
+    let (name, checked) = match resource.name.strip_prefix(DEAD) {
+        Some(group) => {
+            let group = namespace.enter(group);
+            let name = name::dead_letter_topic(&group);
+            let checked = name::check(&group).and_then(|()| name::check_any(&name));
+            (name, checked)
+        }
+        None => {
+            let name = namespace.enter(&resource.name);
+            let checked = name::check(&name);
+            (name, checked)
+        }
     };
-    let checked =
-        if resource.name.starts_with(DEAD) { name::check_any(&name) } else { name::check(&name) };
     checked.map_err(|error| Fault::new(Code::IllegalTopic, format!("topic {name:?}: {error}")))?;
     Ok(name)
 }
