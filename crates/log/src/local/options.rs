@@ -66,7 +66,7 @@ pub struct LocalOptions {
     /// a loss. So: publish a manifest before releasing what it no longer needs, and
     /// release no segment with frames past it. With another durability than
     /// [`Durability::Sync`] take it from
-    /// [`LocalReader::synced`](super::LocalReader::synced), not from the state.
+    /// [`LogReader::synced`](crate::LogReader::synced), not from the state.
     ///
     /// What lies wholly before it is not read at opening.
     pub known_durable: FrameNo,

@@ -398,12 +398,14 @@ async fn with_too_much_on_its_way_publishes_are_put_off_and_acks_are_not() {
     let web = Web::at(&url);
     let path = "/v1/topics/t/messages";
     let kind = [("content-type", "application/octet-stream")];
-    // Eight have room; the ninth, whichever it is, is put off.
+    // Eight have room, with what a message takes beside its body; the ninth, whichever it
+    // is, is put off.
+    const BODY: usize = (8 << 20) - 4096;
     let mut uploads = JoinSet::new();
     for _ in 0..9 {
         let web = web.clone();
         uploads.spawn(async move {
-            web.send(Method::POST, path, &kind, vec![1; 8 << 20]).await.unwrap()
+            web.send(Method::POST, path, &kind, vec![1; BODY]).await.unwrap()
         });
     }
     let put_off = within("one is put off", 25, uploads.join_next()).await.unwrap().unwrap();
