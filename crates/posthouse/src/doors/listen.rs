@@ -240,7 +240,10 @@ impl Port {
             tokio::spawn(async move {
                 let _place = place;
                 let tls = match tls {
-                    Some(_) if takes_plain && !encrypts(&stream).await => None,
+                    Some(tls) if takes_plain => match encrypts(&stream).await {
+                        Some(encrypts) => encrypts.then_some(tls),
+                        None => return,
+                    },
                     tls => tls,
                 };
                 let io: Box<dyn Io> = match tls {
@@ -297,11 +300,11 @@ impl TurnedAway {
 /// Neither HTTP/1 nor HTTP/2 can begin with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Whether a client begins to encrypt. One that says nothing does not.
-async fn encrypts(stream: &TcpStream) -> bool {
+/// Whether a client begins to encrypt; `None` if it says nothing.
+async fn encrypts(stream: &TcpStream) -> Option<bool> {
     let mut first = [0];
     let peeked = tokio::time::timeout(HELLO, stream.peek(&mut first)).await;
-    matches!(peeked, Ok(Ok(1))) && first == [TLS_HANDSHAKE]
+    matches!(peeked, Ok(Ok(1))).then_some(first == [TLS_HANDSHAKE])
 }
 
 async fn shake_hands(
