@@ -404,9 +404,9 @@ async fn with_too_much_on_its_way_publishes_are_put_off_and_acks_are_not() {
     let mut uploads = JoinSet::new();
     for _ in 0..9 {
         let web = web.clone();
-        uploads.spawn(async move {
-            web.send(Method::POST, path, &kind, vec![1; BODY]).await.unwrap()
-        });
+        uploads.spawn(
+            async move { web.send(Method::POST, path, &kind, vec![1; BODY]).await.unwrap() },
+        );
     }
     let put_off = within("one is put off", 25, uploads.join_next()).await.unwrap().unwrap();
     assert_eq!((put_off.status, put_off.code().as_str()), (429, "too_many_requests"));

@@ -1,6 +1,7 @@
 //! Slow, half-open, greedy and many: what such clients cost is bounded, and others do
 //! not notice.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::Method;
@@ -12,7 +13,7 @@ use posthouse_client::{Message, Outcome, ReceiveOptions};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -143,17 +144,20 @@ async fn uploads_that_stall_give_way_to_those_that_come_and_acks_flow() {
     let options = ReceiveOptions { max: 2, topic, ..ReceiveOptions::default() };
     let held = client.receive("g", &options).await.unwrap();
     // Together nearly all that there is room for; none of them ends.
-    let mut stalled = JoinSet::new();
+    let (mut stalled, sent) = (JoinSet::new(), Arc::new(Barrier::new(9)));
     for _ in 0..8 {
         let mut socket = web::connect(node.address).await;
+        let sent = sent.clone();
         stalled.spawn(async move {
             let head = b"POST /v1/topics/t/messages HTTP/1.1\r\nhost: localhost\r\n\
                          content-type: application/json\r\ncontent-length: 16000000\r\n\r\n";
             web::send(&mut socket, head).await;
             web::send(&mut socket, &vec![b' '; (12 << 20) - (300 << 10)]).await;
+            sent.wait().await;
             web::read_to_end(&mut socket).await
         });
     }
+    within("what stalls is sent", 30, sent.wait()).await;
     // The first find room beside them; for the others the stalled ones have to go.
     let kind = [("content-type", "application/octet-stream")];
     let mut publishes = JoinSet::new();
