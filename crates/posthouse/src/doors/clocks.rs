@@ -175,9 +175,11 @@ mod tests {
         let write = async |bytes: usize| {
             let (mut client, server) = tokio::io::duplex(1000);
             let mut server = Clocks::new(server, PATIENCE, 6 * PATIENCE);
+            let mut beat = tokio::time::interval(Duration::from_secs(10));
             let reads = tokio::spawn(async move {
+                beat.tick().await;
                 loop {
-                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    beat.tick().await;
                     let mut left = vec![0; bytes];
                     if bytes > 0 && client.read_exact(&mut left).await.is_err() {
                         return;

@@ -599,9 +599,11 @@ mod tests {
             let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(rx);
             let request = Request::builder().uri("/v1/publish");
             let body = intake.bound(request.body(Body::from_stream(stream)).unwrap()).into_body();
+            let mut beat = tokio::time::interval(Duration::from_secs(1));
             tokio::spawn(async move {
+                beat.tick().await;
                 while each > 0 && tx.send(Ok(Bytes::from(vec![0; each]))).is_ok() {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    beat.tick().await;
                 }
                 tx.closed().await;
             });
@@ -609,7 +611,8 @@ mod tests {
         };
         let (stalled, slow) = (send(3 << 20, 0), send(2 << 20, 10));
         let fast = send(1 << 20, 600 << 10);
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        let in_ten_seconds = Instant::now() + Duration::from_secs(10);
+        tokio::time::interval_at(in_ten_seconds, Duration::from_secs(10)).tick().await;
         assert!(!stalled.is_finished() && !slow.is_finished(), "there is room");
         // There is none for another; the one that has stood still for longest goes.
         let began = Instant::now();
