@@ -412,7 +412,8 @@ async fn with_too_much_on_its_way_publishes_are_put_off_and_acks_are_not() {
     assert_eq!((put_off.status, put_off.code().as_str()), (429, "too_many_requests"));
     assert!(put_off.headers.contains_key("retry-after"), "{:?}", put_off.headers);
     let client = Client::connect(url.clone()).await.unwrap();
-    let error = client.publish("t", "x").await.unwrap_err();
+    // What the eight have left of the room is less than this.
+    let error = client.publish("t", vec![1; 64 << 10]).await.unwrap_err();
     assert_eq!(error.code(), Some("too_many_requests"), "{error}");
     assert!(error.is_retryable());
     // Acks are taken: they wait for the disk as everything does, and are not put off.
