@@ -128,7 +128,9 @@ async fn consume(broker: &Broker, base: &mut Base, count: usize) {
     let mut received = Vec::new();
     while received.len() < count {
         let max = count - received.len();
-        let ask = Receive { max, lease_ms: Some(100), ..Receive::default() };
+        // Blocks may have to be fetched, on a machine that has much to do.
+        let wait = Duration::from_secs(20);
+        let ask = Receive { max, wait, lease_ms: Some(100), ..Receive::default() };
         let some = broker.receive(&ANYONE, "g", &ask).await.unwrap();
         assert!(!some.is_empty(), "there are only {} of {count}", received.len());
         received.extend(some);
