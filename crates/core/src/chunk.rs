@@ -162,6 +162,11 @@ impl Directory {
         crc32c_of(&[&salt, data])
     }
 
+    /// Bytes of all blocks.
+    pub fn block_bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| u64::from(block.len)).sum()
+    }
+
     /// Verifies the bytes of block `block`.
     ///
     /// # Errors

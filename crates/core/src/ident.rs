@@ -42,6 +42,16 @@ impl Secret {
         Secret { mac: (word(0), word(1)), hash: (word(2), word(3)) }
     }
 
+    /// The 32 bytes, to derive other secrets from.
+    pub fn bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let words = [self.mac.0, self.mac.1, self.hash.0, self.hash.1];
+        for (at, word) in bytes.chunks_exact_mut(8).zip(words) {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
     /// SipHash-2-4: a keyed hash that does not give its key away.
     fn proof(&self, data: &[u8]) -> u64 {
         let mut hasher = SipHasher24::new_with_keys(self.mac.0, self.mac.1);

@@ -43,6 +43,13 @@ pub mod limits {
     pub const REASON_BYTES: usize = 1024;
 }
 
+/// The header that holds the keys that a RocketMQ producer gave a message, by which people
+/// look for it; not the key of its order.
+pub const KEYS_HEADER: &str = "rocketmq.keys";
+
+/// What stands between two keys in [`KEYS_HEADER`]. None has a control character.
+pub const KEYS_END: char = '\n';
+
 const KEY: u8 = 1;
 const TAGS: u8 = 2;
 const HEADERS: u8 = 4;

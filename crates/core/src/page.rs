@@ -57,6 +57,8 @@ pub enum TableId {
     Names = 10,
     /// Transactions.
     Transactions = 11,
+    /// Bodies that were carried. Physical.
+    Carried = 12,
     /// The occurrences of recurring messages that have been decided.
     Recurred = 13,
     /// Topics of the catalog.
@@ -84,6 +86,7 @@ impl TableId {
             Hours,
             Names,
             Transactions,
+            Carried,
             Recurred,
         ];
         let of_the_catalog = [Topics, GroupConfigs, Users, Recurring];
@@ -101,7 +104,7 @@ impl PageId {
     /// Whether its bytes depend on records alone, and not on how they were batched
     /// into frames.
     pub fn is_logical(&self) -> bool {
-        self.table != TableId::Spans
+        !matches!(self.table, TableId::Spans | TableId::Carried)
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -268,6 +271,17 @@ impl PageMap {
     /// The pages in order.
     pub fn iter(&self) -> impl Iterator<Item = (PageId, Located)> + '_ {
         self.pages.iter().map(|(id, at)| (*id, *at))
+    }
+
+    /// Where a page is kept.
+    pub fn get(&self, id: PageId) -> Option<Located> {
+        self.pages.get(&id).copied()
+    }
+
+    /// The pages of a table, in order.
+    pub fn of_table(&self, table: TableId) -> impl Iterator<Item = PageId> + '_ {
+        let first = PageId { table, owner: 0, number: 0 };
+        self.pages.range(first..).map(|(id, _)| *id).take_while(move |id| id.table == table)
     }
 
     /// How many pages.
@@ -481,6 +495,32 @@ impl<R: Row> Table<R> {
         pager.capture_waiting(id, Some(mark), |out| encode_rows(rows, out));
     }
 
+    /// The page that has a row, and which one of it the row is.
+    pub fn place_of(number: u32) -> (PageId, usize) {
+        let (page, slot) = Self::split(number);
+        (PageId::of(R::TABLE, page as u64), slot)
+    }
+
+    /// The rows of a page that a snapshot holds, by their place in it.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes are not a page of this table.
+    pub fn rows_of(bytes: &[u8]) -> Result<Vec<Option<R>>, Malformed> {
+        let mut rows = Vec::new();
+        rows.resize_with(R::PER_PAGE, || None);
+        let mut c = Cursor::new(bytes);
+        while !c.is_empty() {
+            let at = c.position();
+            let slot = c.varint()?.wrapping_sub(1) as usize;
+            let row = R::decode(&mut c)?;
+            match rows.get_mut(slot) {
+                Some(free @ None) => *free = Some(row),
+                _ => return Err(Malformed { at }),
+            }
+        }
+        Ok(rows)
+    }
+
     /// Puts a page back that a snapshot holds.
     ///
     /// # Errors
@@ -493,19 +533,9 @@ impl<R: Row> Table<R> {
         if self.pages.len() <= page_no {
             self.pages.resize_with(page_no + 1, || None);
         }
-        let mut page = TablePage::new();
-        let mut c = Cursor::new(bytes);
-        while !c.is_empty() {
-            let at = c.position();
-            let slot = c.varint()?.wrapping_sub(1) as usize;
-            let row = R::decode(&mut c)?;
-            match page.rows.get_mut(slot) {
-                Some(free @ None) => *free = Some(row),
-                _ => return Err(Malformed { at }),
-            }
-            self.rows += 1;
-        }
-        self.pages[page_no] = Some(page);
+        let rows = Self::rows_of(bytes)?;
+        self.rows += rows.iter().flatten().count();
+        self.pages[page_no] = Some(Box::new(TablePage { mark: Mark::default(), rows }));
         Ok(())
     }
 
@@ -652,6 +682,7 @@ mod tests {
     #[test]
     fn physical_pages_add_nothing_to_the_digest() {
         assert_eq!(PageId::of(TableId::Spans, 1).hash(b"x"), 0);
+        assert_eq!(PageId::of(TableId::Carried, 1).hash(b"x"), 0);
         assert_ne!(PageId::of(TableId::Pairs, 1).hash(b"x"), 0);
     }
 }

@@ -36,6 +36,7 @@ enum Op {
     Seal,
     Snapshot,
     LoseSnapshot,
+    Clean { fold: bool },
     Restart { keep: bool },
 }
 
@@ -63,6 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Seal),
         1 => Just(Op::Snapshot),
         1 => Just(Op::LoseSnapshot),
+        1 => any::<bool>().prop_map(|fold| Op::Clean { fold }),
         1 => any::<bool>().prop_map(|keep| Op::Restart { keep }),
     ]
 }
@@ -252,6 +254,13 @@ impl Test {
             Op::LoseSnapshot => {
                 self.seal();
                 self.world.lose_snapshot();
+            }
+            Op::Clean { fold } => {
+                self.seal();
+                if *fold {
+                    self.world.fold();
+                }
+                self.world.empty();
             }
             Op::Restart { keep } => self.restart(*keep),
         }
@@ -679,6 +688,8 @@ impl Test {
         let digest = self.world.shard.digest();
         assert_eq!(self.world.replayed().digest(), digest, "replayed differs from live");
         assert_eq!(self.world.restored().digest(), digest, "restored differs from live");
+        let (rows, spans) = self.world.live();
+        assert_eq!(rows, spans, "what is live in partitions, and in the log");
     }
 }
 

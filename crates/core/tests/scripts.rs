@@ -17,6 +17,7 @@ use posthouse_core::catalog::{
     DeadLetter, Expired, Group, GroupConfig, Order, Retention, Subscription, Topic, TopicConfig,
 };
 use posthouse_core::machine::Machine;
+use posthouse_core::message::Parts;
 use posthouse_core::name;
 use posthouse_core::queue::command::{GivenBack, Held, Reply, Settled, Target};
 use posthouse_core::queue::{Ask, Command, Delivery, MessageState, Transaction};
@@ -337,7 +338,8 @@ impl Script {
             let sealed = frame.sealed(found.body.at, found.body.len).unwrap();
             let body = String::from_utf8(sealed[8..].to_vec()).unwrap();
             let tags: Vec<&str> = tags[&body].iter().map(String::as_str).collect();
-            filters.iter().any(|(_, filter)| filter.by_text(&tags))
+            let parts = Parts { tags, ..Parts::default() };
+            filters.iter().any(|(_, filter)| filter.passes(&parts))
         };
         let deliveries = self.world.receive(&ask, &judge);
         if deliveries.is_empty() {

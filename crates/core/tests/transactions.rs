@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use harness::{Msg, World};
 use posthouse_core::catalog::{Retention, Topic, TopicConfig};
+use posthouse_core::index::OwnId;
 use posthouse_core::machine::Machine;
 use posthouse_core::queue::command::{LaterOutcome, Refusal, Reply, Which};
 use posthouse_core::queue::{Command, KEPT_MS};
@@ -376,9 +377,27 @@ impl Test {
     fn due(&mut self) {
         self.world.due();
         let (now, lease) = (self.now(), self.world.now.lease.0);
+        let mut due: [BTreeMap<Seq, (u64, String)>; 2] = Default::default();
         while let Some(first) = self.model.to_come.first_entry().filter(|e| e.key().0 <= now) {
-            let (topic, body) = first.remove();
-            self.model.visible[topic].push(body);
+            let ((at, seq), (topic, body)) = first.remove_entry();
+            due[topic].insert(seq, (at, body));
+        }
+        for ((topic, visible), mut due) in self.topics.iter().zip(&mut self.model.visible).zip(due)
+        {
+            let mut came: Vec<(u64, Seq)> = Vec::new();
+            while !due.is_empty() {
+                let position = visible.len() as Position;
+                let found = self.world.find(topic.partitions[0].id, position).unwrap();
+                let OwnId::Seq(seq) = found.id else { panic!("{found:?}") };
+                let (at, body) = due.remove(&seq).unwrap_or_else(|| panic!("{seq} is not due"));
+                came.push((at, seq));
+                visible.push(body);
+            }
+            // What is late and what is on time go their own ways.
+            for is_late in [false, true] {
+                let mut some = came.iter().filter(|(due, _)| (now - due > 1_000) == is_late);
+                assert!(some.by_ref().is_sorted(), "{came:?}");
+            }
         }
         for of in self.model.transactions.values_mut() {
             let Fate::Open { checks, next, is_parked } = &mut of.fate else { continue };
@@ -452,4 +471,22 @@ proptest! {
         }
         test.finish();
     }
+}
+
+#[test]
+fn what_is_late_goes_its_own_way_while_its_block_is_fetched() {
+    let mut test = Test::new(100);
+    let later = [(0, Some(1)), (1, Some(5)), (0, Some(69)), (0, None), (0, Some(1))];
+    test.prepare("store", &later, None);
+    for _ in 0..6 {
+        test.prepare("store", &[(0, None)], None);
+    }
+    test.prepare("store", &[(0, Some(1))], None);
+    test.prepare("store", &[(0, None)], None);
+    test.end(1, true);
+    test.run(&Op::Snapshot);
+    test.prepare("store", &[(1, None)], Some(2));
+    test.end(9, true);
+    test.run(&Op::Advance(1002));
+    test.finish();
 }

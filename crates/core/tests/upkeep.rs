@@ -12,6 +12,7 @@ use posthouse_core::machine::Machine;
 use posthouse_core::queue::command::{GivenBack, Reply, Target};
 use posthouse_core::queue::{Ask, Command, Delivery, Due, DueBudget, Granted};
 use posthouse_core::{GroupId, PartitionId};
+use posthouse_frame::FrameNo;
 
 fn limits(max_bytes: Option<u64>, max_count: Option<u64>) -> TopicConfig {
     let retention = Retention::Limits { max_age_ms: None, max_bytes, max_count };
@@ -367,4 +368,90 @@ fn what_is_redriven_comes_to_who_asks_for_the_topic_if_the_group_gets_no_other()
         assert_eq!(world.receive(&of_a, &nothing).len(), came, "of {topics}");
         assert_eq!(receive(&mut world, &group, 10).len(), 1 - came, "of {topics}");
     }
+}
+
+fn texts(world: &World, topic: &Topic) -> Vec<String> {
+    let partition = topic.partitions[0].id;
+    let row = world.shard.partition(partition).unwrap();
+    let found = (row.head..row.next).map(|position| world.find(partition, position).unwrap());
+    found.map(|found| world.body(found.body)).collect()
+}
+
+// One topic that was kept among others held every segment for as long.
+#[test]
+fn what_is_carried_is_where_it_was_and_its_old_place_is_free() {
+    let mut world = World::new();
+    let (kept, short) = (
+        world.topic("kept", limits(None, Some(1000))),
+        world.topic("short", limits(None, Some(2))),
+    );
+    // So that it is several spans.
+    let long = "short".repeat(2_000);
+    for n in 0..50 {
+        fill(&mut world, &kept, 1, &Msg::of(&format!("kept {n}")));
+        fill(&mut world, &short, 20, &Msg { key: Some("k".into()), ..Msg::of(&long) });
+    }
+    world.due();
+    world.advance(2_000);
+    world.due();
+    let before = texts(&world, &kept);
+    assert_eq!(before.len(), 50);
+    world.empty();
+    let upto = world.emptied;
+    assert_eq!(world.shard.live_in(FrameNo(1), FrameNo(upto.0 / 2)), 0, "it can go");
+    assert_eq!(texts(&world, &kept), before);
+    assert_eq!(world.shard.index().carried().len(), 52);
+    let (rows, spans) = world.live();
+    assert_eq!(rows, spans);
+    // It is so after a restart, from the records, and from the pages.
+    world.restart(true);
+    assert_eq!(texts(&world, &kept), before);
+    world.take_snapshot(|_| ());
+    world.restart(true);
+    assert_eq!(texts(&world, &kept), before);
+    // Chunks made anew say it themselves, and leave out what is gone.
+    world.fold();
+    assert!(world.shard.index().carried().is_empty());
+    let [chunk] = world.shard.index().chunks() else { panic!("one chunk is left") };
+    assert!(chunk.bytes() < 400, "{} bytes for 52 messages", chunk.bytes());
+    assert_eq!(texts(&world, &kept), before);
+    world.restart(true);
+    assert_eq!(texts(&world, &kept), before);
+    // Carried again, and then gone.
+    world.empty();
+    assert_eq!(texts(&world, &kept), before);
+    world.topic("kept", limits(None, Some(1)));
+    world.topic("short", limits(None, Some(1)));
+    world.due();
+    world.advance(2_000);
+    world.due();
+    assert_eq!(world.shard.index().carried().len(), 2);
+    world.seal();
+    assert_eq!(texts(&world, &kept), ["kept 49"]);
+}
+
+// A message that went, was carried, or came to be in another chunk meanwhile is let alone.
+#[test]
+fn only_what_is_where_it_was_found_is_carried() {
+    let mut world = World::new();
+    let topic = world.topic("t", limits(None, Some(3)));
+    fill(&mut world, &topic, 6, &Msg::of("m"));
+    world.due();
+    let found = world.find_all();
+    assert_eq!(found.len(), 6);
+    world.advance(2_000);
+    world.due();
+    let folds = world.shard.index().folds();
+    let each = u64::from(found[0].body.len);
+    assert_eq!(world.carry(folds, &found), 3 * each, "three are gone");
+    world.seal();
+    assert_eq!(world.carry(folds, &found), 0, "they are elsewhere now");
+    let again = world.find_all();
+    assert_eq!(again.len(), 3);
+    world.fold();
+    assert_eq!(world.carry(folds, &again), 0, "found before chunks were made anew");
+    let folds = world.shard.index().folds();
+    assert_eq!(world.carry(folds, &again), 3 * each);
+    let (rows, spans) = world.live();
+    assert_eq!(rows, spans);
 }

@@ -125,8 +125,16 @@ impl Fence {
     }
 
     fn void(&self, claim: Claim) -> Option<Void> {
-        let owner = (claim.epoch, claim.writer) == (self.epoch, self.writer);
+        let owner = (claim.epoch, claim.writer) == (self.epoch, self.writer)
+            || (posthouse_frame::planted("zombie-accepted") && claim.epoch < self.epoch);
         match claim.kind {
+            Kind::Data
+                if (posthouse_frame::planted("gap-accepted") && claim.frame_no > self.next)
+                    || (posthouse_frame::planted("repeat-accepted")
+                        && claim.frame_no < self.next) =>
+            {
+                (!owner).then_some(Void::Zombie)
+            }
             Kind::Epoch if claim.epoch > self.epoch => None,
             Kind::Data if owner && self.epoch > 0 && claim.frame_no == self.next => None,
             _ if claim.epoch < self.epoch => Some(Void::Zombie),

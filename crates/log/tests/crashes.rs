@@ -131,9 +131,17 @@ impl Run {
                 self.script.submit(log, n);
                 self.most = self.most.max(log.tail());
             }
-            7..=12 => {
+            7..=10 => {
                 self.note("step");
                 log.step();
+            }
+            11 => {
+                self.note("write");
+                log.step_write();
+            }
+            12 => {
+                self.note("sync");
+                log.step_sync();
             }
             13 => {
                 self.note("idle");
@@ -169,7 +177,14 @@ impl Run {
     }
 
     fn fail(&mut self) {
-        let op = *self.rng.pick(&[Op::Write, Op::Sync, Op::SyncDir, Op::Rename, Op::Allocate]);
+        let op = *self.rng.pick(&[
+            Op::Write,
+            Op::Sync,
+            Op::SyncDir,
+            Op::Rename,
+            Op::Allocate,
+            Op::Truncate,
+        ]);
         let errno = *self.rng.pick(&[EIO, EIO, ENOSPC]);
         let after = self.rng.below(4);
         self.note(format!("{op:?} fails with {errno} after {after}"));

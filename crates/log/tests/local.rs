@@ -55,6 +55,33 @@ fn frames_that_come_during_a_sync_share_the_next_one() {
 }
 
 #[test]
+fn much_that_comes_during_a_sync_is_written_meanwhile_and_durable_after_the_next() {
+    let mut rig = Rig::new(1);
+    threads(&mut rig);
+    rig.options.segment_bytes = 4 << 20;
+    rig.options.max_frame_bytes = 1 << 20;
+    rig.options.mark_after = Duration::from_secs(3600);
+    let mut script = Script::new(1, 90_000);
+    let (mut log, _) = rig.open();
+    let before = rig.disk.counts().syncs;
+    rig.disk.hold_syncs();
+    script.submit(&mut log, 1);
+    rig.disk.wait_for_held_sync();
+    let (durable, written) = (log.reader().state().durable(), log.stats().written_bytes);
+    script.submit(&mut log, 40);
+    wait_until("it is written", || log.stats().written_bytes > written + (256 << 10));
+    assert_eq!(log.reader().state(), LogState::Durable(durable), "no sync has ended");
+    // One sync of the first, one of what was written meanwhile; then the next waits.
+    rig.disk.let_syncs(Some(1));
+    wait_until("the first is durable", || log.reader().state().durable() == durable.next());
+    rig.disk.let_syncs(None);
+    wait_settled(&log);
+    let syncs = rig.disk.counts().syncs - before;
+    assert!((2..=5).contains(&syncs), "{syncs} syncs");
+    check(&log, &script);
+}
+
+#[test]
 fn nothing_is_written_where_a_durable_frame_stands() {
     let rig = Rig::new(4);
     let mut script = Script::new(4, 300);

@@ -121,6 +121,10 @@ impl File for LaggingFile {
         self.file.allocate(len)
     }
 
+    fn truncate(&self, len: u64) -> Result<(), FileError> {
+        self.file.truncate(len)
+    }
+
     fn evict(&self) {
         self.file.evict();
     }

@@ -216,6 +216,11 @@ impl Problem {
         Problem::new(Kind::Invalid, "invalid_argument", detail).with_field(field, value, limit)
     }
 
+    /// Where to go on in a list is said by nothing but the page before.
+    pub fn bad_cursor(text: &str) -> Problem {
+        Problem::invalid("after", text, "the `next` of the page before")
+    }
+
     /// There is no topic of that name.
     pub fn no_topic(name: &str) -> Problem {
         Problem::new(Kind::NotFound, "topic_not_found", format!("there is no topic {name:?}"))

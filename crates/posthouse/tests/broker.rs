@@ -6,6 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use posthouse::broker::consume::{Outcome, Receive, Verdict};
+use posthouse::broker::inspect::Browse;
 use posthouse::broker::letters::{LetterCursor, Which};
 use posthouse::broker::manage::{GroupPatch, TopicPatch};
 use posthouse::broker::publish::Placed;
@@ -323,5 +324,81 @@ async fn who_waits_at_several_shards_is_woken_by_each() {
         assert!(began.elapsed() < Duration::from_secs(8), "it came at the end of the wait");
         settle(&broker, "g", &got[0].2, Verdict::Ack).await;
     }
+    stop(broker).await;
+}
+
+/// Bytes of the files in a directory.
+fn bytes_in(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap();
+    files.map(|file| file.unwrap().metadata().map_or(0, |file| file.len())).sum()
+}
+
+async fn browsed(broker: &Broker, topic: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let mut from = Some(0);
+    while let Some(position) = from {
+        let browse = Browse { from: Some(position), limit: 1000, ..Browse::default() };
+        let page = broker.browse(&ANYONE, topic, &browse).await.unwrap();
+        all.extend(page.messages.iter().map(|seen| {
+            let body = seen.parts().unwrap().1;
+            (seen.id.to_string(), String::from_utf8(body.to_vec()).unwrap())
+        }));
+        from = page.next;
+    }
+    all
+}
+
+/// One topic that is kept, among others that are not, held every segment of the log for as long
+/// as it was kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_among_what_is_not_does_not_hold_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |options: &mut BrokerOptions| options.snapshot_log_bytes = 8 << 20;
+    let broker = start_with(dir.path(), load).await;
+    let retention = |max_count| posthouse_core::catalog::Retention::Limits {
+        max_age_ms: None,
+        max_bytes: None,
+        max_count: Some(max_count),
+    };
+    for (name, most) in [("kept", 1_000_000), ("short", 10)] {
+        let config = TopicPatch { retention: Some(retention(most)), ..TopicPatch::default() };
+        broker.put_topic(&ANYONE, name, config).await.unwrap();
+    }
+    let body = "x".repeat(8_000);
+    let mut ids = Vec::new();
+    for round in 0..400 {
+        let kept: Vec<String> = (0..5).map(|n| format!("{round} {n}")).collect();
+        let kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+        ids.extend(publish(&broker, "kept", &kept).await.iter().map(|p| p.id.to_string()));
+        publish(&broker, "short", &[body.as_str(); 30]).await;
+    }
+    let before = browsed(&broker, "kept").await;
+    assert_eq!(before.iter().map(|m| &m.0).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+    // 96 MB have come, and less than 1 MB is needed: what is left fits in few segments of 4.
+    let (log, began) = (dir.path().join("shard-0000").join("log"), std::time::Instant::now());
+    while bytes_in(&log) > 8 * (4 << 20) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} bytes are left", bytes_in(&log));
+        tokio::task::yield_now().await;
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let carried = &broker.shards()[0].metrics.carried_bytes;
+    let carried = carried.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((20_000..4_000_000).contains(&carried), "{carried} bytes were carried");
+    assert_eq!(browsed(&broker, "kept").await, before);
+    let history = broker.history(&ANYONE, &ids[0]).await.unwrap();
+    assert!(history.gaps, "the segment it was published in is gone");
+    stop(broker).await;
+
+    let files = RealFiles::shared();
+    let report = posthouse::store::verify::verify(&files, dir.path(), |_| ()).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    let broker = start_with(dir.path(), load).await;
+    assert_eq!(browsed(&broker, "kept").await, before);
+    broker.put_group(&ANYONE, "g", group(&["kept"])).await.unwrap();
+    let got = receive(&broker, "g", 2_000, 1_000).await;
+    assert_eq!(
+        got.iter().map(|m| &m.0).collect::<Vec<_>>(),
+        before.iter().map(|m| &m.1).collect::<Vec<_>>()
+    );
     stop(broker).await;
 }

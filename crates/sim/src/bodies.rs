@@ -1,5 +1,8 @@
 //! Bodies that prove what they are.
 
+use posthouse::broker::recurring::{NAME_HEADER, TIME_HEADER};
+use posthouse::units;
+use posthouse_core::message::Parts;
 use posthouse_log::rng::Rng;
 
 /// The number that names a message in all histories.
@@ -29,6 +32,41 @@ pub fn token_of(found: &[u8]) -> Result<Token, String> {
         true => Ok(token),
         false => Err(format!("the body of {token} is not as it was")),
     }
+}
+
+/// Where times of recurring messages stand in a number, and the message in what is above.
+const TIME_BITS: u32 = 42;
+
+/// The number of one time of a message that recurs.
+pub fn occurrence(token: Token, at_ms: u64) -> Token {
+    token << TIME_BITS | at_ms
+}
+
+/// The message that recurs, and the time, of a number that is of one.
+pub fn time_of(token: Token) -> Option<(Token, u64)> {
+    (token >> TIME_BITS > 0).then_some((token >> TIME_BITS, token & ((1 << TIME_BITS) - 1)))
+}
+
+/// The number of a message.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn token_with(parts: &Parts<'_>, payload: &[u8]) -> Result<Token, String> {
+    let token = token_of(payload)?;
+    let time = parts.headers.iter().find(|(name, _)| *name == TIME_HEADER);
+    let name = parts.headers.iter().find(|(name, _)| *name == NAME_HEADER);
+    match (time, name) {
+        (None, None) => Ok(token),
+        (Some((_, at)), Some((_, name))) if *name == name_of(token) => {
+            Ok(occurrence(token, units::time_ms(at)?))
+        }
+        other => Err(format!("message {token} recurs as {other:?}")),
+    }
+}
+
+/// What the message is called if it recurs.
+pub fn name_of(token: Token) -> String {
+    format!("r{token}")
 }
 
 #[cfg(test)]

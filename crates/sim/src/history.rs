@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posthouse::broker::schedule::Target;
+use posthouse::broker::transact::State;
 use posthouse::problem::{Kind, Problem};
 use posthouse_core::Now;
 use posthouse_core::queue::command::Shift;
@@ -99,7 +100,10 @@ pub struct Got {
     pub attempt: u16,
     /// The number of the grant.
     pub fence: u64,
-    /// Which message it is; or what is wrong with its body.
+    /// Which message it is, and which time of it if it recurs ([`bodies::time_of`]); or
+    /// what is wrong with its body.
+    ///
+    /// [`bodies::time_of`]: crate::bodies::time_of
     pub token: Result<Token, String>,
     /// Everything else that the publisher gave: key, tags, publish id, bytes of the body.
     pub parts: (Option<String>, Vec<String>, Option<String>, usize),
@@ -144,6 +148,76 @@ pub enum Change {
     Unknown,
     /// It was refused.
     Refused(&'static str),
+}
+
+/// What a producer says of a transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// Who is asked about it.
+    pub producer: &'static str,
+    /// How long from then, in milliseconds.
+    pub check_after_ms: u64,
+    /// How often.
+    pub checks: u16,
+    /// A publish id for all its messages.
+    pub dedupe: Option<String>,
+}
+
+/// A transaction that was taken in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Its id.
+    pub id: String,
+    /// How it was then.
+    pub state: State,
+    /// It had come before under the same publish ids.
+    pub duplicate: bool,
+    /// The ids of its messages, in the order in which they were given.
+    pub ids: Vec<String>,
+}
+
+/// How a transaction is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ruling {
+    /// Whether it waits, or what was decided.
+    pub state: State,
+    /// That had been decided before.
+    pub late: bool,
+    /// How often its producer was asked, and is asked at most.
+    pub checks: (u16, u16),
+    /// Where its messages went.
+    pub puts: Vec<Put>,
+}
+
+/// A question about a transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// Its id.
+    pub id: String,
+    /// Which question it is, from 1, and how many there are at most.
+    pub check: (u16, u16),
+    /// Its first message.
+    pub token: Option<Token>,
+}
+
+/// When a message recurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// So far apart.
+    pub every_ms: u64,
+    /// For the first time then.
+    pub start_ms: u64,
+}
+
+/// What is done to a recurring message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recur {
+    /// It does not come for now.
+    Pause,
+    /// It comes again.
+    GoOn,
+    /// It does not come any more.
+    Delete,
 }
 
 /// A dead letter.
@@ -196,6 +270,28 @@ pub enum What {
     Move { call: Call, items: Vec<(Token, Target, Option<Shift>)> },
     /// What became of that.
     Moved { call: Call, outcome: Result<Vec<Change>, Fail> },
+    /// Messages are to come when that is decided. The same number: the same messages.
+    Prepare { call: Call, number: u64, messages: Vec<Message>, terms: Terms },
+    /// What became of that.
+    Prepared { call: Call, outcome: Result<Held, Fail> },
+    /// A transaction is committed, or rolled back.
+    Decide { call: Call, id: String, commit: bool },
+    /// What became of that.
+    Decided { call: Call, outcome: Result<Ruling, Fail> },
+    /// A producer asks what it has to decide.
+    AskChecks { call: Call, producer: &'static str },
+    /// What that is.
+    Asked { call: Call, outcome: Result<Vec<Check>, Fail> },
+    /// How a transaction is in the end.
+    Became { id: String, outcome: Result<Ruling, Fail> },
+    /// The transactions that wait in the end.
+    Waiting { ids: Vec<String> },
+    /// A message is to recur. Its name is never used again.
+    Recur { call: Call, name: String, message: Message, rule: Rule },
+    /// A recurring message is paused, goes on, is deleted.
+    ChangeRecurring { call: Call, name: String, how: Recur },
+    /// What became of either.
+    Recurs { call: Call, outcome: Result<(), Fail> },
     /// The dead letters of a group get another chance.
     Redrive { call: Call, group: &'static str },
     /// How many did.

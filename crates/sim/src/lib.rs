@@ -18,6 +18,7 @@
 pub mod bodies;
 pub mod check;
 pub mod clients;
+pub mod fenced;
 pub mod history;
 pub mod plan;
 pub mod planted;

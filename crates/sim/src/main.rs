@@ -1,6 +1,7 @@
 //! The simulator's command line.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -12,7 +13,8 @@ const USAGE: &str = "\
 usage: sim [--seeds N] [--from SEED]       run many seeds, and report
        sim --seed SEED [--steps N] [--without PART,...] [--tell]
                                            run one, and print what happens with --tell
-       sim --planted [NAME]                find the bugs that are planted (feature `planted`)
+       sim --planted [NAME] [--into FILE]  find the bugs that are planted (feature `planted`),
+                                           and put the table of who found which into a document
 ";
 
 /// Runs in which everything that there is must have come up.
@@ -29,6 +31,7 @@ struct Args {
     without: BTreeSet<Part>,
     is_told: bool,
     planted: Option<Option<String>>,
+    into: Option<PathBuf>,
 }
 
 fn parse() -> Result<Args, String> {
@@ -40,6 +43,7 @@ fn parse() -> Result<Args, String> {
         without: BTreeSet::new(),
         is_told: false,
         planted: None,
+        into: None,
     };
     let mut given = std::env::args().skip(1).peekable();
     while let Some(arg) = given.next() {
@@ -66,6 +70,7 @@ fn parse() -> Result<Args, String> {
             "--planted" => {
                 args.planted = Some(given.next_if(|next| !next.starts_with("--")));
             }
+            "--into" => args.into = Some(given.next().ok_or("--into needs a file")?.into()),
             _ => return Err(format!("{arg} is not known")),
         }
     }
@@ -81,7 +86,7 @@ fn main() -> ExitCode {
         }
     };
     if let Some(name) = args.planted {
-        return planted(name.as_deref(), args.from);
+        return planted(name.as_deref(), args.from, args.into.as_deref());
     }
     match args.seed {
         Some(seed) => one(Plan::of(seed).of_steps(args.steps).but(args.without), args.is_told),
@@ -137,42 +142,49 @@ fn tell(outcome: &Outcome) {
 
 /// Plants each bug, or one, and runs seeds until it is found.
 #[cfg(feature = "planted")]
-fn planted(name: Option<&str>, from: u64) -> ExitCode {
-    use sim::planted::{BUGS, WITHIN};
+fn planted(name: Option<&str>, from: u64, into: Option<&Path>) -> ExitCode {
+    use sim::planted::{BUGS, WITHIN, put_table};
     let wanted = |bug: &&sim::planted::Bug| name.is_none_or(|name| name == bug.name);
     let mut missed = Vec::new();
     let mut found = 0;
-    println!("| Bug | What it does | Found by | Seeds |\n|---|---|---|---|");
+    let mut table = String::from("| Bug | What it does | Found by | Seeds |\n|---|---|---|--:|\n");
     for bug in BUGS.iter().filter(wanted) {
         posthouse_frame::plant(bug.name);
         let mut seeds = from..from + WITHIN;
         let caught = seeds.find_map(|seed| run(Plan::of(seed), false).violation.map(|v| (seed, v)));
         posthouse_frame::plant("");
-        match caught {
+        let row = match caught {
             Some((seed, violation)) => {
                 found += 1;
+                eprintln!("{}: seed {seed}: {violation}", bug.name);
                 let (by, seeds) = (violation.checker, seed - from + 1);
-                println!("| `{}` | {} | {by} | {seeds} |", bug.name, bug.story);
-                if name.is_some() {
-                    println!("seed {seed}: {violation}");
-                }
+                format!("| `{}` | {} | `{by}` | {seeds} |", bug.name, bug.story)
             }
             None => {
-                println!("| `{}` | {} | nobody | - |", bug.name, bug.story);
                 missed.push(bug.name);
+                format!("| `{}` | {} | nobody | |", bug.name, bug.story)
             }
-        }
+        };
+        println!("{row}");
+        table += &row;
+        table.push('\n');
     }
     if found == 0 && missed.is_empty() {
         eprintln!("there is no such bug");
         return ExitCode::from(2);
     }
     println!("{found} found; not within {WITHIN} seeds: {missed:?}");
+    if let Some(into) = into
+        && let Err(problem) = put_table(into, &table)
+    {
+        eprintln!("{}: {problem}", into.display());
+        return ExitCode::FAILURE;
+    }
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(not(feature = "planted"))]
-fn planted(_name: Option<&str>, _from: u64) -> ExitCode {
+fn planted(_name: Option<&str>, _from: u64, _into: Option<&Path>) -> ExitCode {
     eprintln!("this build has no planted bugs: build it with --features planted");
     ExitCode::from(2)
 }

@@ -40,6 +40,10 @@ parts! {
     Large "large" 25,
     /// Messages that come later, and are moved and called back.
     Later "later" 65,
+    /// Messages that wait for a decision, and producers that do not make it.
+    Transactions "transactions" 60,
+    /// Messages that recur.
+    Recurring "recurring" 35,
     /// A group that keeps the order of keys.
     Keyed "keyed" 60,
     /// A group whose messages are acknowledged with the grant.
@@ -84,6 +88,12 @@ parts! {
     Drift "drift" 30,
     /// Time passes in leaps.
     Leaps "leaps" 50,
+    /// Beside it, owners of a replicated log.
+    Fenced "fenced" 50,
+    /// Bits of copies of the disk are turned.
+    Flips "flips" 25,
+    /// The data directory is one of an older format.
+    Upgrade "upgrade" 5,
 }
 
 /// A run, before it begins.
@@ -114,7 +124,9 @@ impl Plan {
         let shards = *rng.pick(&[1, 1, 2, 4]);
         let miss_percent = *rng.pick(&[10, 50, 100]);
         let parts = Part::ALL.iter().copied().filter(|part| rng.chance(part.chance(), 100));
-        let parts = parts.collect();
+        let parts: BTreeSet<Part> = parts.collect();
+        // As many as the old one has.
+        let shards = if parts.contains(&Part::Upgrade) { 1 } else { shards };
         Plan { seed, steps: STEPS, shards, miss_percent, parts, without: BTreeSet::new() }
     }
 

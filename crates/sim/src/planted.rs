@@ -1,6 +1,9 @@
 //! Bugs that are in the sources on purpose, behind the feature `planted`: a checker that
 //! has never found one proves nothing.
 
+use std::path::Path;
+use std::{fs, io};
+
 /// A bug.
 #[derive(Clone, Copy, Debug)]
 pub struct Bug {
@@ -12,6 +15,25 @@ pub struct Bug {
 
 /// In so many seeds each has to be found.
 pub const WITHIN: u64 = 300;
+
+/// What stands before and behind the table in a document.
+const AROUND: [&str; 2] = ["<!-- planted: from here", "<!-- planted: to here -->\n"];
+
+/// Puts the table of who found which bug into a document, in place of the one before.
+///
+/// # Errors
+/// If it cannot be read or written, or has no place for the table.
+pub fn put_table(document: &Path, table: &str) -> io::Result<()> {
+    let text = fs::read_to_string(document)?;
+    let place = || {
+        let (before, rest) = text.split_once(AROUND[0])?;
+        let (line, rest) = rest.split_once('\n')?;
+        let (_, after) = rest.split_once(AROUND[1])?;
+        Some(format!("{before}{}{line}\n{table}{}{after}", AROUND[0], AROUND[1]))
+    };
+    let none = || io::Error::other(format!("there is no line {:?}", AROUND[0]));
+    fs::write(document, place().ok_or_else(none)?)
+}
 
 macro_rules! bugs {
     ($($name:literal: $story:literal,)*) => {
@@ -25,6 +47,7 @@ bugs! {
     "durable-before-sync": "a frame is called durable when it is written, and synced then",
     "rotated-unsynced": "a segment that is full is left without a last sync",
     "sync-error-ignored": "a sync that fails passes for one that did not",
+    "sync-covers-later-writes": "what is written while a sync runs counts as synced by it",
     "claims-unsynced": "frames on the disk call themselves durable before a sync",
     "cut-not-zeroed": "recovery leaves torn frames behind the log's end",
     "manifest-unsynced": "a manifest is renamed into place before it is synced",
@@ -83,14 +106,29 @@ bugs! {
     "move-unrecorded": "a reschedule is answered and not recorded",
     "moved-nowhere": "a message that was moved is in no queue any more",
     "cancel-loses-rest": "of several cancels only the first is recorded",
+    "prepared-comes": "messages of a transaction do not wait for its decision",
+    "prepared-twice": "what is prepared again is another transaction",
+    "commit-in-part": "a commit leaves out the first of several partitions",
+    "commit-forgets-delay": "what comes later than its commit comes 100 ms early",
+    "late-unsaid": "who commits what was decided is told that it was his decision",
+    "rollback-overrules": "a rollback after a commit is answered as if it had been in time",
+    "rollback-keeps-one": "a rollback leaves the first message waiting for ever",
+    "check-unrecorded": "producers are asked, and that is not recorded",
+    "one-check-more": "producers are asked once more than allowed",
+    "parked-dropped": "what nobody has decided is rolled back instead of parked",
+    "transactions-not-restored": "transactions that a snapshot holds are not found after a start",
+    "recur-unrecorded": "a recurring message comes, and that it did is not recorded",
+    "recur-left-out": "now and then a time of a recurring message is left out",
+    "zombie-accepted": "frames of an owner that was replaced count",
+    "gap-accepted": "a frame counts although one before it is missing",
+    "repeat-accepted": "a frame that comes again counts again",
+    "durable-when-sent": "an owner calls a frame durable before it has read it back",
     "cancelled-comes": "some that were called back come nevertheless",
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
-    use std::path::Path;
 
     use super::*;
 

@@ -4,9 +4,13 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
+use posthouse::broker::transact::State;
+
+use crate::bodies;
 use crate::check::{self, Violation};
+use crate::fenced;
 use crate::history::{Answer, Change, Event, Say, What};
-use crate::plan::Plan;
+use crate::plan::{Part, Plan};
 use crate::report::Figures;
 use crate::world::World;
 
@@ -56,6 +60,12 @@ pub fn run(plan: Plan, is_told: bool) -> Outcome {
     figures.events = events.len() as u64;
     count(&events, &mut figures);
     let panic = PANIC.take().map(|what| Violation::new(0, "panic", what));
+    let beside = match plan.has(Part::Fenced) {
+        true => fenced::run(plan.seed),
+        false => (Ok(()), Default::default()),
+    };
+    beside.1.iter().for_each(|(name, n)| *figures.faults.entry(name).or_default() += n);
+    let panic = panic.or_else(|| beside.0.err());
     let violation = panic.or_else(|| match ran {
         // What clients saw says more than what came of it.
         Ok(seen) => check::check(&scene, &events, seen.is_ok()).err().or(seen.err()),
@@ -116,7 +126,12 @@ fn count(events: &[Event], figures: &mut Figures) {
     let mut settles = std::collections::BTreeMap::new();
     for event in events {
         match &event.what {
-            What::Publish { .. } | What::Receive { .. } | What::Move { .. } => open += 1,
+            What::Publish { .. }
+            | What::Receive { .. }
+            | What::Move { .. }
+            | What::Prepare { .. }
+            | What::Decide { .. }
+            | What::AskChecks { .. } => open += 1,
             What::Settle { call, items, .. } => {
                 open += 1;
                 settles.insert(*call, items);
@@ -143,6 +158,9 @@ fn count(events: &[Event], figures: &mut Figures) {
             What::Received { outcome, .. } => {
                 open -= 1;
                 for got in outcome.iter().flatten() {
+                    if got.token.as_ref().is_ok_and(|token| bodies::time_of(*token).is_some()) {
+                        see("recurred");
+                    }
                     see(if got.attempt > 1 { "delivered again" } else { "delivered" });
                     if got.origin.is_some() {
                         see("redriven");
@@ -174,6 +192,35 @@ fn count(events: &[Event], figures: &mut Figures) {
                         _ => see("move refused"),
                     }
                 }
+            }
+            What::Prepared { outcome, .. } => {
+                open -= 1;
+                match outcome {
+                    Ok(held) if held.duplicate => see("prepared again"),
+                    Ok(_) => see("prepared"),
+                    Err(fail) if fail.code == "dedupe_conflict" => see("prepare conflict"),
+                    Err(fail) if fail.unknown => see("unknown"),
+                    Err(_) => see("refused"),
+                }
+            }
+            What::Decided { outcome, .. } => {
+                open -= 1;
+                match outcome {
+                    Ok(ruling) if ruling.late => see("decided late"),
+                    Ok(ruling) if ruling.state == State::Committed => see("committed"),
+                    Ok(_) => see("rolled back"),
+                    Err(fail) if fail.unknown => see("unknown"),
+                    Err(_) => see("refused"),
+                }
+            }
+            What::Asked { outcome, .. } => {
+                open -= 1;
+                for check in outcome.iter().flatten() {
+                    see(if check.check.0 > 1 { "asked again" } else { "asked" });
+                }
+            }
+            What::Became { outcome: Ok(ruling), .. } if ruling.state == State::Parked => {
+                see("parked");
             }
             What::Letters { letters, .. } => letters.iter().for_each(|_| see("dead letter")),
             _ => {}

@@ -4,6 +4,7 @@ use posthouse::broker::manage::{GroupPatch, TopicPatch};
 use posthouse_core::catalog::{Expired, Order, Retention, Subscription};
 use posthouse_core::filter::Filter;
 use posthouse_core::ident::Secret;
+use posthouse_core::message::Parts;
 
 use crate::plan::{Part, Plan};
 
@@ -45,7 +46,8 @@ impl SimGroup {
     /// Whether a message with these tags passes its filter.
     pub fn passes(&self, tags: &[&str]) -> bool {
         let filter = Filter::parse(self.filter, &Secret::new([7; 32]));
-        filter.expect("the filters of the scene are filters").by_text(tags)
+        let parts = Parts { tags: tags.to_vec(), ..Parts::default() };
+        filter.expect("the filters of the scene are filters").passes(&parts)
     }
 
     /// How long a message waits at least after a failed attempt.
@@ -87,13 +89,21 @@ impl Scene {
             topics.push(topic("short", shards, &at_once, false));
             topics.push(topic("few", 1, &some, true));
         }
+        // What was there before is nobody's.
+        let names: Vec<&str> = match plan.has(Part::Upgrade) {
+            true => topics.iter().map(|topic| topic.name).collect(),
+            false => vec!["*"],
+        };
+        let subscriptions = |filter: &str| {
+            let all = names
+                .iter()
+                .map(|name| Subscription { topic: (*name).into(), filter: filter.into() });
+            all.collect::<Vec<_>>()
+        };
         let group = |name, filter: &'static str| SimGroup {
             name,
             patch: GroupPatch {
-                subscriptions: Some(vec![Subscription {
-                    topic: "*".into(),
-                    filter: filter.into(),
-                }]),
+                subscriptions: Some(subscriptions(filter)),
                 lease_ms: Some(400),
                 max_attempts: Some(3),
                 backoff_ms: Some(vec![50, 200]),

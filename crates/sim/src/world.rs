@@ -1,14 +1,17 @@
 //! A machine with a node on it, and everything that befalls them.
 
+mod damage;
 mod ending;
 mod faults;
 mod life;
+mod upgrade;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use posthouse::broker::{Broker, Chance, Parts};
 use posthouse_log::files::sim::SimFiles;
+use posthouse_log::local::LocalLog;
 use posthouse_log::rng::Rng;
 use tokio::runtime::Runtime;
 
@@ -19,6 +22,7 @@ use crate::plan::{Part, Plan};
 use crate::report::Figures;
 use crate::scene::Scene;
 use crate::time::SimTime;
+use upgrade::Old;
 
 /// A node that runs. Dropped in this order when it ends: what is not written by then is
 /// not written.
@@ -46,6 +50,8 @@ pub struct World {
     /// Of 1000 milliseconds, the wall clock makes so many.
     drift: u64,
     step: u32,
+    /// What was there in an older format, before the run.
+    old: Option<Old>,
     /// The power is going to fail.
     power_fails: bool,
     /// A log has failed, and the node has to end.
@@ -62,7 +68,7 @@ impl World {
         let scene = Scene::of(&plan);
         let lives = Life::of(&plan, &scene);
         let lives = lives.into_iter().map(|life| {
-            let memory = Memory { rng: rng.split(), sent: Vec::new() };
+            let memory = Memory { rng: rng.split(), sent: Vec::new(), deals: Vec::new() };
             (life, Arc::new(Mutex::new(memory)))
         });
         let lives = lives.collect();
@@ -78,6 +84,8 @@ impl World {
             scene,
             history,
             pending: Mutex::default(),
+            deals: Mutex::default(),
+            rules: Mutex::default(),
             draining: Default::default(),
             drained: Default::default(),
         };
@@ -93,6 +101,7 @@ impl World {
             full_until: None,
             drift,
             step: 0,
+            old: None,
             power_fails: false,
             fallen: false,
             figures: Figures::default(),
@@ -122,6 +131,12 @@ impl World {
     /// # Errors
     /// What the world itself saw that must not be. What clients saw is in the history.
     pub fn run(&mut self) -> Result<(), Violation> {
+        if self.has(Part::Short) {
+            self.strike("short");
+        }
+        if self.has(Part::Upgrade) {
+            self.install_old()?;
+        }
         self.boot()?;
         let steps = self.shared.plan.steps;
         while self.step < steps {
@@ -170,6 +185,7 @@ impl World {
                 let ms = 200 + self.rng.below(1500);
                 self.pass(ms);
             }
+            73..79 => self.log_ahead(which),
             _ => {
                 let ms = 1 + self.rng.below(12);
                 self.pass(ms);
@@ -180,6 +196,10 @@ impl World {
     /// A node that has come to its end starts again.
     fn get_up(&mut self) -> Result<(), Violation> {
         if self.disk.is_off() {
+            // The others were at work meanwhile, and what they said reaches clients.
+            (0..self.slow.len()).for_each(|which| self.turn(which));
+            self.pass(1);
+            self.fallen = false;
             return self.lose_power();
         }
         if std::mem::take(&mut self.fallen) {
@@ -212,16 +232,35 @@ impl World {
         self.fallen |= ended && failed;
     }
 
-    fn log_step(&mut self, which: usize) {
+    /// The log that belongs to a loop, unless the node is down or the disk hangs.
+    fn log(&mut self, which: usize) -> Option<&mut LocalLog> {
         if self.slow[which] > self.step {
-            return;
+            return None;
         }
-        let Some(node) = &mut self.node else { return };
-        let wrote = match node.parts.shards.get_mut(which) {
-            Some(part) => part.runner.engine_mut().log_mut().step(),
-            None => node.parts.meta.runner.engine_mut().log_mut().step(),
-        };
+        let parts = &mut self.node.as_mut()?.parts;
+        Some(match parts.shards.get_mut(which) {
+            Some(part) => part.runner.engine_mut().log_mut(),
+            None => parts.meta.runner.engine_mut().log_mut(),
+        })
+    }
+
+    fn log_step(&mut self, which: usize) {
+        let wrote = self.log(which).is_some_and(LocalLog::step);
         self.figures.frames += u64::from(wrote);
+    }
+
+    /// Parts of a step: frames are written while a sync runs, which ends later.
+    fn log_ahead(&mut self, which: usize) {
+        if self.rng.chance(1, 2) {
+            if let Some(log) = self.log(which) {
+                log.step_write();
+                log.step_sync();
+            }
+            self.turn(which);
+        }
+        if let Some(log) = self.log(which) {
+            log.step_write();
+        }
     }
 
     fn tend(&mut self, which: usize) {
@@ -233,13 +272,8 @@ impl World {
     }
 
     fn idle(&mut self, which: usize) {
-        if self.slow[which] > self.step {
-            return;
-        }
-        let Some(node) = &mut self.node else { return };
-        match node.parts.shards.get_mut(which) {
-            Some(part) => part.runner.engine_mut().log_mut().idle(),
-            None => node.parts.meta.runner.engine_mut().log_mut().idle(),
+        if let Some(log) = self.log(which) {
+            log.idle();
         }
     }
 

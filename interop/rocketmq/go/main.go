@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"reflect"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +21,7 @@ import (
 
 var (
 	endpoint string
+	signer   = &credentials.SessionCredentials{}
 	ctx      = context.Background()
 )
 
@@ -26,8 +29,9 @@ func main() {
 	endpoint = os.Args[1]
 	// TLS stays as it is by default: on.
 	scenarios := map[string]func(){
-		"simple": simple, "push": push, "delay": delay, "order": order,
-		"dead": dead, "extend": extend, "refused": refused, "crash": crash,
+		"simple": simple, "push": push, "filter": filter, "delay": delay, "order": order,
+		"dead": dead, "extend": extend, "refused": refused, "transact": transact,
+		"prepare-and-die": prepareAndDie, "access": access, "crash": crash,
 	}
 	scenario, known := scenarios[os.Args[2]]
 	check(known, "there is a scenario "+os.Args[2])
@@ -61,7 +65,7 @@ func until(what string, isSo func() bool) {
 
 func config(group string) *rmq.Config {
 	return &rmq.Config{
-		Endpoint: endpoint, ConsumerGroup: group, Credentials: &credentials.SessionCredentials{},
+		Endpoint: endpoint, ConsumerGroup: group, Credentials: signer,
 	}
 }
 
@@ -191,6 +195,43 @@ func push() {
 		check(!strings.HasPrefix(body.(string), "b"), "only what was asked for")
 		return true
 	})
+}
+
+func filter() {
+	const topic = "go-filter"
+	producer := producer(topic)
+	for n := 0; n < 12; n++ {
+		message := message(topic, fmt.Sprint(n))
+		message.SetTag([]string{"a", "b", "b"}[n%3])
+		message.AddProperty("region", []string{"eu", "us"}[n%2])
+		if n != 8 {
+			message.AddProperty("price", fmt.Sprint(n, ".50"))
+		}
+		send(producer, message)
+	}
+	expected := []struct {
+		expression string
+		bodies     []string
+	}{
+		{"region = 'eu' AND price > 4", []string{"10", "4", "6"}},
+		{"NOT price > 4", []string{"0", "1", "2", "3"}},
+		{"price IS NULL OR TAGS = 'a' AND price BETWEEN 3 AND 7", []string{"3", "6", "8"}},
+	}
+	for group, one := range expected {
+		sql := rmq.NewFilterExpressionWithType(one.expression, rmq.SQL92)
+		consumer := must(rmq.NewSimpleConsumer(config(fmt.Sprint("go-filter-", group)),
+			rmq.WithSimpleAwaitDuration(2*time.Second),
+			rmq.WithSimpleSubscriptionExpressions(map[string]*rmq.FilterExpression{topic: sql})))
+		err := consumer.Start()
+		check(err == nil, fmt.Sprint("the consumer starts: ", err))
+		var bodies []string
+		for _, view := range take(consumer, len(one.bodies)) {
+			bodies = append(bodies, string(view.GetBody()))
+		}
+		sort.Strings(bodies)
+		same(one.bodies, bodies, one.expression)
+		same(0, len(receive(consumer, 30*time.Second)), "nothing else comes: "+one.expression)
+	}
 }
 
 func delay() {
@@ -323,6 +364,95 @@ func refused() {
 	refuse(40006, func(message *rmq.Message) { message.SetMessageGroup(strings.Repeat("g", 2000)) })
 	refuse(40004, func(message *rmq.Message) { message.SetTag("a|b") })
 	refuse(40012, func(message *rmq.Message) { message.SetDelayTimestamp(time.Now().Add(4000 * 24 * time.Hour)) })
+}
+
+// A producer of go-transact that answers what it is asked.
+func transactor(check func(*rmq.MessageView) rmq.TransactionResolution) rmq.Producer {
+	made := must(rmq.NewProducer(config(""), rmq.WithTopics("go-transact"),
+		rmq.WithTransactionChecker(&rmq.TransactionChecker{Check: check})))
+	err := made.Start()
+	same(nil, err, "an error at the start")
+	return made
+}
+
+func prepare(producer rmq.Producer, body string) (rmq.Transaction, string) {
+	message := message("go-transact", body)
+	message.SetTag("tag")
+	message.AddProperty("body", body)
+	transaction := producer.BeginTransaction()
+	receipts := must(producer.SendWithTransaction(ctx, message, transaction))
+	return transaction, receipts[0].MessageID
+}
+
+// Its end is no goodbye.
+func prepareAndDie() {
+	prepare(transactor(func(*rmq.MessageView) rmq.TransactionResolution { return rmq.UNKNOWN }), "orphan")
+	os.Exit(0)
+}
+
+func transact() {
+	orphan := exec.Command(os.Args[0], endpoint, "prepare-and-die")
+	check(orphan.Run() == nil, "one prepares and dies")
+	var lock sync.Mutex
+	asked := map[string]int{}
+	times := func(body string) int {
+		lock.Lock()
+		defer lock.Unlock()
+		return asked[body]
+	}
+	producer := transactor(func(view *rmq.MessageView) rmq.TransactionResolution {
+		body := string(view.GetBody())
+		same(map[string]string{"body": body}, view.GetProperties(), "the properties that it is asked with")
+		same("tag", *view.GetTag(), "the tag that it is asked with")
+		lock.Lock()
+		asked[body]++
+		lock.Unlock()
+		switch {
+		case body == "orphan" || body == "unknown" && times(body) > 1:
+			return rmq.COMMIT
+		case body == "dropped":
+			return rmq.ROLLBACK
+		}
+		return rmq.UNKNOWN
+	})
+	committed, id := prepare(producer, "committed")
+	rolledBack, _ := prepare(producer, "rolled back")
+	check(committed.Commit() == nil, "a commit")
+	check(rolledBack.RollBack() == nil, "a rollback")
+	check(committed.Commit() == nil, "a commit again")
+	fails(committed.RollBack(), 40008)
+	prepare(producer, "unknown")
+	prepare(producer, "dropped")
+	consumer := simpleConsumer("go-transact-group", "go-transact")
+	var got []string
+	for _, view := range take(consumer, 3) {
+		body := string(view.GetBody())
+		got = append(got, body)
+		same(map[string]string{"body": body}, view.GetProperties(), "the properties")
+		check(body != "committed" || view.GetMessageId() == id, "the id of what was prepared")
+	}
+	sort.Strings(got)
+	same([]string{"committed", "orphan", "unknown"}, got, "what has come")
+	until("it is asked about the last", func() bool { return times("dropped") > 0 })
+	same(0, len(receive(consumer, 30*time.Second)), "messages that are left")
+	check(times("unknown") >= 2, "one that does not know is asked again")
+}
+
+func access() {
+	const topic = "go-access"
+	refused := func(topic, code string) {
+		made := must(rmq.NewProducer(config(""), rmq.WithTopics(topic)))
+		err := made.Start()
+		check(err != nil && strings.Contains(err.Error(), code), fmt.Sprint("refused by ", code, ", not ", err))
+	}
+	refused(topic, "UNAUTHORIZED")
+	signer = &credentials.SessionCredentials{AccessKey: os.Args[3], AccessSecret: "wrong"}
+	refused(topic, "UNAUTHORIZED")
+	signer = &credentials.SessionCredentials{AccessKey: os.Args[3], AccessSecret: os.Args[4]}
+	refused("go-closed", "FORBIDDEN")
+	producer, consumer := producer(topic), simpleConsumer("go-access-group", topic)
+	send(producer, message(topic, "signed"))
+	same("signed", string(take(consumer, 1)[0].GetBody()), "what comes")
 }
 
 func crash() {

@@ -1,14 +1,18 @@
 """The official Python client against a node: one scenario a run."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
 
 from rocketmq import (ClientConfiguration, ConsumeResult, Credentials, FilterExpression, Message,
-                      MessageListener, Producer, PushConsumer, SimpleConsumer)
+                      MessageListener, Producer, PushConsumer, SimpleConsumer, TransactionChecker,
+                      TransactionResolution)
+from rocketmq.grpc_protocol import FilterType
 
 ENDPOINT = sys.argv[1]
+SIGNER = []
 
 
 def check(holds, what):
@@ -29,7 +33,7 @@ def until(what, is_so):
 
 
 def configuration():
-    return ClientConfiguration(ENDPOINT, Credentials())
+    return ClientConfiguration(ENDPOINT, Credentials(*SIGNER))
 
 
 def producer(*topics):
@@ -38,8 +42,8 @@ def producer(*topics):
     return made
 
 
-def simple_consumer(group, topic):
-    made = SimpleConsumer(configuration(), group, {topic: FilterExpression()}, await_duration=3)
+def simple_consumer(group, topic, expression=FilterExpression()):
+    made = SimpleConsumer(configuration(), group, {topic: expression}, await_duration=3)
     made.startup()
     return made
 
@@ -136,6 +140,28 @@ def push():
     consumer.shutdown()
 
 
+def filter():
+    topic = "python-filter"
+    sender = producer(topic)
+    for n in range(12):
+        properties = {"region": "us" if n % 2 else "eu"}
+        if n != 8:
+            properties["price"] = f"{n}.50"
+        sender.send(message(topic, str(n), tag="b" if n % 3 else "a", properties=properties))
+    expected = {
+        "region = 'eu' AND price > 4": ["10", "4", "6"],
+        "NOT price > 4": ["0", "1", "2", "3"],
+        "price IS NULL OR TAGS = 'a' AND price BETWEEN 3 AND 7": ["3", "6", "8"],
+    }
+    for group, (expression, bodies) in enumerate(expected.items()):
+        sql = FilterExpression(expression, FilterType.SQL)
+        consumer = simple_consumer(f"python-filter-{group}", topic, sql)
+        same(bodies, sorted(got.body.decode() for got in take(consumer, len(bodies))), expression)
+        check(not consumer.receive(32, 30), f"nothing else comes: {expression}")
+        consumer.shutdown()
+    sender.shutdown()
+
+
 def delay():
     topic = "python-delay"
     sender, consumer = producer(topic), simple_consumer("python-delay-group", topic)
@@ -228,6 +254,85 @@ def refused():
     fails(lambda: sender.send(message(topic, "x", message_group="g" * 2000)), 40006)
 
 
+class Answers(TransactionChecker):
+    def __init__(self, answer):
+        self.answer = answer
+
+    def check(self, message):
+        return self.answer(message)
+
+
+def transactor(answer):
+    """A producer of python-transact that answers what it is asked."""
+    made = Producer(configuration(), ["python-transact"], checker=Answers(answer))
+    made.startup()
+    return made
+
+
+def prepare(sender, body):
+    transaction = sender.begin_transaction()
+    one = message("python-transact", body, tag="tag", properties={"body": body})
+    return transaction, sender.send(one, transaction).message_id
+
+
+def prepare_and_die():
+    prepare(transactor(lambda _: None), "orphan")
+    # Its end is no goodbye.
+    os._exit(0)
+
+
+def transact():
+    orphan = subprocess.run([sys.executable, __file__, ENDPOINT, "prepare_and_die"])
+    same(0, orphan.returncode, "one prepares and dies")
+    asked = []
+
+    def answer(one):
+        body = one.body.decode()
+        same(({"body": body}, "tag"), (dict(one.properties), one.tag), "what it is asked with")
+        asked.append(body)
+        if body == "orphan" or (body == "unknown" and asked.count(body) > 1):
+            return TransactionResolution.COMMIT
+        if body == "dropped":
+            return TransactionResolution.ROLLBACK
+        return TransactionResolution.TRANSACTION_RESOLUTION_UNSPECIFIED
+
+    sender = transactor(answer)
+    committed, sent = prepare(sender, "committed")
+    rolled_back, _ = prepare(sender, "rolled back")
+    committed.commit()
+    rolled_back.rollback()
+    committed.commit()
+    fails(committed.rollback, 40008)
+    prepare(sender, "unknown")
+    prepare(sender, "dropped")
+    consumer = simple_consumer("python-transact-group", "python-transact")
+    got = {one.body.decode(): one.message_id for one in take(consumer, 3)}
+    same(["committed", "orphan", "unknown"], sorted(got), "what has come")
+    same(sent, got["committed"], "the id of what was prepared")
+    until("it is asked about the last", lambda: "dropped" in asked)
+    check(not consumer.receive(1, 30), "nothing is left")
+    check(asked.count("unknown") >= 2, "one that does not know is asked again")
+
+
+def access():
+    topic = "python-access"
+    key, secret = sys.argv[3:]
+
+    # This client starts without a route, fails when it sends, and does not say by which code.
+    def refused(name):
+        fails(lambda: producer(name).send(message(name, "x")), f"fetch topic:{name} route")
+
+    refused(topic)
+    SIGNER[:] = [key, "wrong"]
+    refused(topic)
+    SIGNER[:] = [key, secret]
+    refused("python-closed")
+    sender, consumer = producer(topic), simple_consumer("python-access-group", topic)
+    sender.send(message(topic, "signed"))
+    [one] = take(consumer, 1)
+    same(b"signed", one.body, "what comes")
+
+
 def crash():
     topic = "python-crash"
     sender, got, acked, failures = producer(topic), set(), set(), 0
@@ -252,7 +357,8 @@ def crash():
     print(failures, "sends failed")
 
 
-SCENARIOS = [simple, push, delay, order, dead, extend, refused, crash]
+SCENARIOS = [simple, push, filter, delay, order, dead, extend, refused, transact, prepare_and_die,
+             access, crash]
 {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[2]]()
 print("done", flush=True)
 # What the client leaves running does not matter any more.

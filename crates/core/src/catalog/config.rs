@@ -114,6 +114,24 @@ pub enum Expired {
     DeadLetter,
 }
 
+/// Which sort of messages a topic takes. Each is of one sort: of a transaction, else delayed,
+/// else with a key, else none of these. What it has beside that does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accepts {
+    /// All.
+    #[default]
+    Any,
+    /// Those with no key, at once.
+    Normal,
+    /// Those with a key.
+    Keyed,
+    /// Those that come later.
+    Delayed,
+    /// Those of transactions.
+    Prepared,
+}
+
 /// How fast something may be: limits by the second, over all who do it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -175,6 +193,9 @@ pub struct TopicConfig {
     /// How fast it may be published to.
     #[serde(skip_serializing_if = "is_default")]
     pub publish_quota: Quota,
+    /// Which sort of messages it takes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub accepts: Accepts,
 }
 
 const DEDUPE_WINDOW_MS: u64 = 600_000;
@@ -221,6 +242,7 @@ impl Default for TopicConfig {
             check_after_ms: CHECK_AFTER_MS,
             checks: CHECKS,
             publish_quota: Quota::default(),
+            accepts: Accepts::default(),
         }
     }
 }
@@ -238,6 +260,10 @@ impl TopicConfig {
         check_after(self.check_after_ms)?;
         checks(self.checks)?;
         self.publish_quota.check()?;
+        if self.accepts == Accepts::Delayed && !self.delays {
+            let limit = "a topic that takes only messages that come later has delays";
+            return Err(ConfigError::new("delays", false, limit));
+        }
         match &self.retention {
             Retention::Acknowledged { min_age_ms } => {
                 range("retention.min_age", *min_age_ms, 0, bounds::RETENTION_MS)

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 pub use config::{
-    AccessGrant, Action, ConfigError, DeadLetter, Expired, GroupConfig, Order, Quota, Retention,
-    Start, Subscription, Token, TopicConfig, UserConfig,
+    Accepts, AccessGrant, Action, ConfigError, DeadLetter, Expired, GroupConfig, Order, Quota,
+    Retention, Start, Subscription, Token, TopicConfig, UserConfig,
 };
 pub use recurring::{Missed, Recurring, RecurringConfig, Recurs};
 

@@ -106,7 +106,7 @@ pub fn build(table: &Memtable, store: u64, id: ChunkId) -> SealedChunk {
 }
 
 /// Writes messages, which come in the order of partition and position, into blocks.
-struct Writer {
+pub(super) struct Writer {
     builder: ChunkBuilder,
     messages: u64,
     runs: Vec<u8>,
@@ -135,7 +135,7 @@ struct Before {
 }
 
 impl Writer {
-    fn new(store: u64, id: ChunkId) -> Self {
+    pub(super) fn new(store: u64, id: ChunkId) -> Self {
         Writer {
             builder: ChunkBuilder::new(store, id, ChunkKind::Index),
             messages: 0,
@@ -147,7 +147,7 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, partition: PartitionId, found: &Found) {
+    pub(super) fn add(&mut self, partition: PartitionId, found: &Found) {
         let key = (partition, found.position);
         let follows = self
             .run
@@ -265,7 +265,7 @@ impl Writer {
         self.builder.block(data, label.encode());
     }
 
-    fn finish(mut self) -> SealedChunk {
+    pub(super) fn finish(mut self) -> SealedChunk {
         self.end_run();
         self.end_block();
         let mut summary = Vec::new();
@@ -311,29 +311,83 @@ pub fn walk_all(
     mut wanted: impl FnMut(PartitionId, Position, u64) -> bool,
     mut each: impl FnMut(PartitionId, &Found) -> Step,
 ) -> Result<bool, Malformed> {
-    let mut c = Cursor::new(block);
-    let at = c.position();
-    let count = c.varint()?;
-    if count > (c.remaining() / 8) as u64 {
-        return Err(Malformed { at });
-    }
-    let tags = c.take(count as usize * 8)?;
-    while !c.is_empty() {
-        let (partition, first, rows) = (PartitionId(c.varint_u32()?), c.varint()?, c.varint()?);
-        let bytes = c.bytes()?;
-        if !wanted(partition, first, rows) {
-            continue;
-        }
-        let mut run = Cursor::new(bytes);
-        let mut before = Before::default();
-        for offset in 0..rows {
-            let found = read_row(&mut run, tags, first + offset, &mut before)?;
-            if each(partition, &found) == Step::Stop {
-                return Ok(true);
-            }
+    let mut runs = Runs::of(block)?;
+    while let Some(run) = runs.next_run()? {
+        if wanted(run.partition, run.first, run.rows)
+            && run.walk(runs.tags, |found| each(run.partition, found))?
+        {
+            return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// The runs of a block, one after the other.
+pub(super) struct Runs<'a> {
+    c: Cursor<'a>,
+    pub(super) tags: &'a [u8],
+}
+
+/// A run of a block: neighbouring positions of one partition.
+#[derive(Clone, Copy)]
+pub(super) struct RunRows<'a> {
+    pub(super) partition: PartitionId,
+    pub(super) first: Position,
+    rows: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> Runs<'a> {
+    pub(super) fn of(block: &'a [u8]) -> Result<Self, Malformed> {
+        let mut c = Cursor::new(block);
+        let at = c.position();
+        let count = c.varint()?;
+        if count > (c.remaining() / 8) as u64 {
+            return Err(Malformed { at });
+        }
+        let tags = c.take(count as usize * 8)?;
+        Ok(Runs { c, tags })
+    }
+
+    /// Where the next run starts in the block.
+    pub(super) fn position(&self) -> usize {
+        self.c.position()
+    }
+
+    /// Goes on at a run that starts at byte `at`.
+    pub(super) fn skip_to(&mut self, at: usize) -> Result<(), Malformed> {
+        self.c.take(at.saturating_sub(self.c.position())).map(|_| ())
+    }
+
+    pub(super) fn next_run(&mut self) -> Result<Option<RunRows<'a>>, Malformed> {
+        if self.c.is_empty() {
+            return Ok(None);
+        }
+        let c = &mut self.c;
+        let at = c.position();
+        let (partition, first, rows) = (PartitionId(c.varint_u32()?), c.varint()?, c.varint()?);
+        first.checked_add(rows).ok_or(Malformed { at })?;
+        Ok(Some(RunRows { partition, first, rows, bytes: c.bytes()? }))
+    }
+}
+
+impl RunRows<'_> {
+    /// Calls `each` for its messages until it says stop. Returns whether it did.
+    pub(super) fn walk(
+        &self,
+        tags: &[u8],
+        mut each: impl FnMut(&Found) -> Step,
+    ) -> Result<bool, Malformed> {
+        let mut rows = Cursor::new(self.bytes);
+        let mut before = Before::default();
+        for offset in 0..self.rows {
+            let found = read_row(&mut rows, tags, self.first + offset, &mut before)?;
+            if each(&found) == Step::Stop {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 fn read_row(

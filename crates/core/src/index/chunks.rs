@@ -49,6 +49,11 @@ impl IndexChunk {
         &self.directory
     }
 
+    /// Bytes of all of its blocks.
+    pub fn bytes(&self) -> u64 {
+        self.directory.block_bytes()
+    }
+
     /// What is known of each block.
     pub fn labels(&self) -> &[Label] {
         &self.labels
@@ -92,6 +97,11 @@ impl IndexChunk {
         Ok(true)
     }
 
+    /// Whether a block can hold messages of `partition` in `range`.
+    pub fn may_hold(&self, partition: PartitionId, range: &Range<Position>) -> bool {
+        !self.candidates(partition, range).is_empty()
+    }
+
     /// The blocks that can hold messages of `partition` in `range`.
     fn candidates(&self, partition: PartitionId, range: &Range<Position>) -> Range<usize> {
         let start = (partition, range.start);
@@ -108,7 +118,7 @@ fn fetch(store: &impl Chunks, chunk: ChunkId, block: u32) -> Result<bytes::Bytes
 
 /// A block that passed its checksum but cannot be read was written wrong: going on
 /// would serve wrong messages.
-fn expect_sound<T>(result: Result<T, Malformed>, chunk: ChunkId, block: u32) -> T {
+pub(super) fn expect_sound<T>(result: Result<T, Malformed>, chunk: ChunkId, block: u32) -> T {
     result.unwrap_or_else(|e| panic!("block {block} of index chunk {chunk} is broken: {e}"))
 }
 

@@ -8,21 +8,30 @@
 //! memory, and one or few blocks, which may have to be fetched ([`Miss`]).
 //!
 //! Building chunks is physical: it is in no record and in no digest, and an index
-//! rebuilt by replay gives the same answers from other chunks.
+//! rebuilt by replay gives the same answers from other chunks. So is making them anew
+//! ([`fold`]), when little of them is left.
+//!
+//! A body may be carried to another place, so that where it was can go. [`Carried`] has
+//! such places, whatever table or chunk has the rest.
 
 pub mod block;
+mod carried;
 mod chunks;
+pub mod fold;
 pub mod memtable;
 
 use std::sync::Arc;
 
 use posthouse_frame::BodyRef;
 
+pub use carried::{Carried, Rows as CarriedRows};
 pub use chunks::IndexChunk;
+pub use fold::{Moved, ReadBlock};
 pub use memtable::{Chain, Memtable};
 
-use crate::chunk::{Chunks, Miss, SealedChunk};
+use crate::chunk::{ChunkId, Chunks, Miss, SealedChunk};
 use crate::ident::MessageId;
+use crate::page::Pager;
 use crate::record::{Entries, Entry, Tags};
 use crate::words::{PartitionId, Position, Seq, UnixMs};
 
@@ -151,6 +160,9 @@ pub struct Index {
     frozen: Option<Arc<Memtable>>,
     /// Oldest first. Positions of one partition rise from chunk to chunk.
     chunks: Vec<IndexChunk>,
+    carried: Carried,
+    /// How often chunks were made anew.
+    folds: u64,
 }
 
 impl Index {
@@ -210,6 +222,39 @@ impl Index {
         self.chunks.push(chunk);
     }
 
+    /// Puts a chunk in place that was made of others; nothing, if nothing of them is left.
+    pub fn refold(&mut self, from: &[ChunkId], to: Option<&SealedChunk>) {
+        self.folds += 1;
+        // Those of which nothing is left may have been taken out meanwhile.
+        let at = self.chunks.iter().position(|chunk| from.contains(&chunk.id()));
+        self.chunks.retain(|chunk| !from.contains(&chunk.id()));
+        if let (Some(at), Some(to)) = (at, to) {
+            self.chunks.insert(at, IndexChunk::new(to.directory.clone()));
+        }
+    }
+
+    /// A chunk says where these bodies are: that need not be kept besides.
+    pub fn forget_carried(&mut self, pager: &mut Pager, moved: &[Moved]) {
+        for Moved { partition, position, body } in moved {
+            self.carried.remove(pager, *partition, *position, *body);
+        }
+    }
+
+    /// How often chunks were made anew, since the start.
+    pub fn folds(&self) -> u64 {
+        self.folds
+    }
+
+    /// Bodies that are not where tables and chunks say.
+    pub fn carried(&self) -> &Carried {
+        &self.carried
+    }
+
+    /// The same, to change it.
+    pub fn carried_mut(&mut self) -> &mut Carried {
+        &mut self.carried
+    }
+
     /// The chunks in use, oldest first.
     pub fn chunks(&self) -> &[IndexChunk] {
         &self.chunks
@@ -253,6 +298,10 @@ impl Index {
         range: std::ops::Range<Position>,
         mut each: impl FnMut(&Found) -> Step,
     ) -> Result<Position, Miss> {
+        let mut each = |found: &Found| match self.carried.get(partition, found.position) {
+            Some(body) => each(&Found { body, ..found.clone() }),
+            None => each(found),
+        };
         let mut at = range.start;
         let mut stopped = false;
         let mut visit = |found: &Found| {

@@ -42,6 +42,7 @@ impl Store {
 #[derive(Default)]
 struct World {
     index: Index,
+    pager: Pager,
     store: Store,
     chains: BTreeMap<PartitionId, Chain>,
     model: BTreeMap<PartitionId, Vec<Found>>,
@@ -130,6 +131,36 @@ impl World {
         }
     }
 
+    /// Carries every `nth` message, whose bodies are frames of their own then.
+    fn carry(&mut self, nth: usize) {
+        for (partition, messages) in &mut self.model {
+            for found in messages.iter_mut().step_by(nth) {
+                self.frame += 1;
+                found.body = BodyRef { frame: FrameNo(self.frame), at: 3, len: found.body.len };
+                let carried = self.index.carried_mut();
+                carried.set(&mut self.pager, *partition, found.position, found.body);
+            }
+        }
+    }
+
+    /// Makes one chunk of the first `count`.
+    fn fold(&mut self, count: usize) {
+        let inputs: Vec<IndexChunk> = self.index.chunks.iter().take(count).cloned().collect();
+        let from: Vec<ChunkId> = inputs.iter().map(IndexChunk::id).collect();
+        self.chunks += 1;
+        let id = ChunkId { epoch: 1, number: self.chunks };
+        let (blocks, index) = (&self.store.blocks, &self.index);
+        let mut read = |miss: Miss| -> Result<Bytes, ()> { Ok(blocks[&miss].clone()) };
+        let mut now = |partition, found: &Found| {
+            let carried = index.carried().get(partition, found.position);
+            Ok(Some(carried.unwrap_or(found.body)))
+        };
+        let (chunk, moved) = fold::fold(&inputs, (9, id), &mut read, &mut now).unwrap();
+        chunk.iter().for_each(|chunk| self.store.keep(chunk));
+        self.index.refold(&from, chunk.as_ref());
+        self.index.forget_carried(&mut self.pager, &moved);
+    }
+
     fn walk(&self, partition: PartitionId, range: std::ops::Range<u64>) -> Vec<Found> {
         let mut seen: Vec<Found> = Vec::new();
         loop {
@@ -205,11 +236,20 @@ proptest! {
                 0 => { world.install(); world.freeze(); }
                 1 => world.install(),
                 2 => world.thaw(),
+                3 => world.carry(3),
+                4 => world.fold(2),
                 _ => {}
             }
         }
         world.check();
         world.install();
+        world.check();
+        world.carry(2);
+        world.check();
+        let frozen = world.index.frozen.is_some() || !world.index.active.is_empty();
+        world.fold(usize::MAX);
+        prop_assert!(world.index.chunks.len() <= 1);
+        prop_assert!(frozen || world.index.carried().is_empty());
         world.check();
     }
 }
@@ -226,8 +266,7 @@ fn a_plain_message_costs_about_a_byte_in_a_chunk() {
     }
     world.freeze();
     world.install();
-    let bytes: usize =
-        world.index.chunks[0].directory().blocks.iter().map(|b| b.len as usize).sum();
+    let bytes = world.index.chunks[0].bytes();
     assert!(bytes < 120_000, "{bytes} bytes for 100,000 messages");
     world.check();
 }
@@ -287,4 +326,12 @@ fn a_chunk_is_dead_when_no_partition_needs_it() {
     assert!(!dead([Some(1000), Some(999), Some(1000)]));
     assert!(!dead([Some(1000), Some(1000), Some(0)]));
     assert!(dead([Some(1000), Some(5000), None]));
+}
+
+/// A run at the end of all numbers wrapped around, and so did the positions of its rows.
+#[test]
+fn a_run_beyond_the_last_position_is_malformed() {
+    // No tags; partition 0, the last position of all, two rows of a byte each.
+    let block = [&[0, 0][..], &[0xff; 9], &[1, 2, 2, 0, 0]].concat();
+    assert!(block::walk_all(&block, |_, _, _| true, |_, _| Step::On).is_err());
 }

@@ -62,6 +62,8 @@ impl Shard {
                     bytes += item.bytes;
                     self.spans.subtract(&mut self.pager, item.frame, item.bytes);
                 }
+                let carried = self.index.carried_mut();
+                carried.forget_below(&mut self.pager, *partition, *upto);
                 if let Some(row) = self.partitions.get_mut(&mut self.pager, partition.0) {
                     row.swept = *upto;
                     row.bytes = row.bytes.saturating_sub(bytes);
@@ -99,6 +101,7 @@ impl Shard {
             Record::Commit(commit) => self.apply_commit(commit),
             Record::Rollback { first, at } => self.apply_rollback(*first, *at),
             Record::ForgetDecisions { upto } => self.transactions.forget(&mut self.pager, *upto),
+            Record::Carry { body_at, items } => self.apply_carry(frame, *body_at, items),
             Record::Recur { recurring, at } => self.apply_recur(*recurring, *at),
         }
     }

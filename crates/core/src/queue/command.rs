@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use posthouse_frame::BodyBuf;
 
+use super::clean::Candidate;
 use crate::index::Found;
 use crate::message::DeadReason;
 use crate::record::{Draft, Pending, When};
@@ -282,6 +283,15 @@ pub enum Command {
     },
     /// To forget what is known of recurring messages that are no more.
     ForgetRecurring(Vec<u32>),
+    /// To carry bodies to the log's tail.
+    Carry {
+        /// See [`crate::index::Index::folds`]; when they were looked for.
+        folds: u64,
+        /// Whose bodies, and where they were found.
+        items: Vec<Candidate>,
+        /// The sealed bodies, back to back.
+        bodies: BodyBuf,
+    },
     /// To note the digest of a snapshot.
     NoteSnapshot {
         /// The frame it stands behind.
@@ -310,7 +320,7 @@ pub enum Reply {
     Checks(Vec<Check>),
     /// To a seek: where the group goes on.
     Position(Position),
-    /// To a redrive or a purge: how many there were.
+    /// To a redrive or a purge: how many there were. To a carry: how many bytes.
     Count(u64),
     /// Done, and nothing to say.
     Done,

@@ -86,6 +86,7 @@ impl Shard {
             Command::Recur { occurrence, batches } => {
                 self.recur(*occurrence, batches, catalog, now, out)
             }
+            Command::Carry { folds, items, bodies } => self.carry(*folds, items, bodies, out),
             Command::ForgetRecurring(gone) => self.forget_recurring(gone, out),
             Command::NoteSnapshot { frame, digest } => {
                 Record::Snapshot { frame: *frame, digest: *digest }.write(out);

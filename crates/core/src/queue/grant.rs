@@ -69,7 +69,7 @@ pub struct Delivery {
     pub visible_at: ShardMs,
 }
 
-/// Messages that can only be judged by their text. Whoever gets them judges, and
+/// Messages that can only be judged by what stands in them. Whoever gets them judges, and
 /// comes back with a [`Claim`]; meanwhile the pair gives nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peek {
@@ -496,7 +496,7 @@ impl Shard {
         }
     }
 
-    /// Gathers messages to be judged by their text.
+    /// Gathers messages to be judged by what stands in them.
     fn peek(
         &self,
         number: u32,
@@ -682,7 +682,7 @@ pub(super) fn buries_expired(topic: &Topic, config: &GroupConfig) -> bool {
     topic.config.expired == Expired::DeadLetter && config.dead_letter == DeadLetter::Topic
 }
 
-/// Whether a message passes the group's filters for its topic; `None` if the text is
+/// Whether a message passes the group's filters for its topic; `None` if its body is
 /// needed to say.
 fn verdict(catalog: &Catalog, group: GroupId, topic: &Arc<Topic>, found: &Found) -> Option<bool> {
     if matches!(topic.role, Role::Retry(of) if of == group) {

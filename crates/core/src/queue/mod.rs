@@ -13,6 +13,7 @@
 //! clock, no configuration and no disk.
 
 mod apply;
+pub mod clean;
 pub mod command;
 mod deadlines;
 mod decide;
@@ -259,9 +260,25 @@ impl Shard {
         self.used
     }
 
+    /// A chunk that was put in place says where these bodies are, which were carried. Takes a
+    /// while for many, and may be done little by little.
+    pub fn forget_carried(&mut self, moved: &[crate::index::Moved]) {
+        self.index.forget_carried(&mut self.pager, moved);
+    }
+
     /// Live bytes in the spans that have a frame in `first..=last`.
     pub fn live_in(&self, first: FrameNo, last: FrameNo) -> u64 {
         self.spans.live_in(first, last)
+    }
+
+    /// Bytes of bodies in the log that are still needed.
+    pub fn live(&self) -> u64 {
+        self.spans.live()
+    }
+
+    /// The first and the last frame of the spans that have a frame in `first..=last`.
+    pub fn span_bounds(&self, first: FrameNo, last: FrameNo) -> (FrameNo, FrameNo) {
+        self.spans.bounds(first, last)
     }
 
     /// All spans of the log that may hold something live, oldest first.

@@ -48,6 +48,7 @@ impl Machine for Shard {
                 TableId::Hours => self.schedule.hours.capture(pager, id),
                 TableId::Names => self.schedule.names.capture(pager, id),
                 TableId::Transactions => self.transactions.capture(pager, id),
+                TableId::Carried => self.index.carried_mut().capture(pager, id),
                 TableId::Recurred => self.recurred.capture(pager, id),
                 table => unreachable!("a shard has no table {table:?}"),
             }
@@ -71,6 +72,7 @@ impl Machine for Shard {
         self.spans.touch_all(pager);
         self.schedule.touch_all(pager);
         self.transactions.touch_all(pager);
+        self.index.carried_mut().touch_all(pager);
         self.recurred.touch_all(pager);
     }
 
@@ -90,6 +92,7 @@ impl Machine for Shard {
             TableId::Hours => self.schedule.hours.restore(id, bytes)?,
             TableId::Names => self.schedule.names.restore(id, bytes)?,
             TableId::Transactions => self.transactions.restore(id, bytes)?,
+            TableId::Carried => self.index.carried_mut().restore(id, bytes)?,
             TableId::Recurred => self.recurred.restore(id, bytes)?,
             _ => return Err(Malformed { at: 0 }),
         }

@@ -42,6 +42,8 @@ pub struct Spans {
     /// The number of the first page.
     first_page: u64,
     pages: VecDeque<Page>,
+    /// Live bytes of all of them.
+    live: u64,
 }
 
 impl Spans {
@@ -114,6 +116,7 @@ impl Spans {
             let page = &mut self.pages[page_at];
             Self::touch(pager, page, self.first_page + page_at as u64);
             page.spans[at].live += bytes;
+            self.live += bytes;
         }
     }
 
@@ -124,7 +127,9 @@ impl Spans {
             Self::touch(pager, page, self.first_page + page_at as u64);
             let live = &mut page.spans[at].live;
             debug_assert!(*live >= bytes, "frame {frame} gives back {bytes} of {live}");
-            *live = live.saturating_sub(bytes);
+            let bytes = bytes.min(*live);
+            *live -= bytes;
+            self.live -= bytes;
         }
     }
 
@@ -144,6 +149,24 @@ impl Spans {
     /// All spans, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = Span> + '_ {
         self.pages.iter().flat_map(|page| page.spans.iter().copied())
+    }
+
+    /// Live bytes of all spans.
+    pub fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// The first and the last frame of the spans that have a frame in `first..=last`.
+    pub fn bounds(&self, first: FrameNo, last: FrameNo) -> (FrameNo, FrameNo) {
+        let starts = |at: Option<(usize, usize)>| {
+            at.and_then(|(page, at)| self.pages[page].spans.get(at)).map(|span| span.first)
+        };
+        let start = starts(self.find(first)).unwrap_or(first);
+        let next = self.find(last).and_then(|(page, at)| match self.pages[page].spans.len() {
+            len if at + 1 < len => starts(Some((page, at + 1))),
+            _ => self.pages.get(page + 1)?.spans.first().map(|span| span.first),
+        });
+        (start, next.map_or(last, FrameNo::prev))
     }
 
     /// Live bytes in the spans that have a frame in `first..=last`.
@@ -197,6 +220,7 @@ impl Spans {
         while !c.is_empty() {
             let (first, bytes, live) = (FrameNo(c.varint()?), c.varint()?, c.varint()?);
             page.spans.push(Span { first, bytes, live });
+            self.live += live;
         }
         self.pages.push_back(page);
         Ok(())
@@ -234,6 +258,10 @@ mod tests {
         assert_eq!(spans.live_in(FrameNo(4), FrameNo(4)), 40);
         assert_eq!(spans.live_in(FrameNo(4), FrameNo(5)), 80);
         assert_eq!(spans.live_in(FrameNo(1), FrameNo(100)), 100);
+        assert_eq!(spans.live(), 100);
+        assert_eq!(spans.bounds(FrameNo(4), FrameNo(4)), (FrameNo(1), FrameNo(4)));
+        assert_eq!(spans.bounds(FrameNo(3), FrameNo(6)), (FrameNo(1), FrameNo(8)));
+        assert_eq!(spans.bounds(FrameNo(9), FrameNo(10)), (FrameNo(9), FrameNo(10)));
     }
 
     #[test]
@@ -262,6 +290,7 @@ mod tests {
             restored.restore(number, &bytes).unwrap();
         }
         assert!(restored.iter().eq(spans.iter()));
+        assert_eq!(restored.live(), spans.live());
         assert!(restored.restore(1, &[]).is_err());
     }
 }

@@ -26,6 +26,7 @@ impl Shard {
     ) -> Reply {
         match self.prepared_before(what, catalog, now) {
             Ok(None) => {}
+            Ok(Some(_)) if posthouse_frame::planted("prepared-twice") => {}
             Ok(Some(known)) => {
                 return Reply::Prepared(Prepared { first: known.first, is_duplicate: true });
             }
@@ -66,18 +67,20 @@ impl Shard {
             bytes += batch.bodies.len() as u64;
             let body_at = out.bodies(std::mem::take(&mut batch.bodies));
             // What is held is due when that is decided.
-            let due = vec![DueAt(MAX_DUE); drafts.len()];
+            let held = !posthouse_frame::planted("prepared-comes");
+            let due = vec![DueAt(if held { MAX_DUE } else { now.wall }); drafts.len()];
             let (due, entries) = (List::Slice(&due), Entries::Drafts(&drafts, UnixMs(0)));
-            let (first, at, held) = (seq, now.wall, true);
+            let (first, at) = (seq, now.wall);
             Record::Schedule { partition, first, at, body_at, held, due, entries }.write(out);
             seq += count;
         }
+        let more = u16::from(posthouse_frame::planted("one-check-more"));
         Record::Prepare(Prepare {
             first,
             at: now.wall,
             next_check: now.lease.plus(check_after_ms),
             check_after_ms,
-            most_checks: what.checks.unwrap_or(checks),
+            most_checks: what.checks.unwrap_or(checks) + more,
             bytes,
             producer: &what.producer,
             parts: List::Slice(&parts),
@@ -151,7 +154,8 @@ impl Shard {
             return Ok(Reply::Refused(Refusal::NoTransaction));
         };
         if of.decision.is_some() {
-            return Ok(Reply::Ended(Ended { is_late: true, transaction: of.clone() }));
+            let is_late = !posthouse_frame::planted("late-unsaid");
+            return Ok(Reply::Ended(Ended { is_late, transaction: of.clone() }));
         }
         let mut ended = of.clone();
         let mut items: Vec<(PartitionId, Position, Vec<Item>)> = Vec::new();
@@ -166,7 +170,9 @@ impl Shard {
             };
             if part.is_later {
                 let when = std::mem::take(&mut part.when);
-                due.extend(when.iter().map(|when| DueAt(when.due(now.wall).min(MAX_DUE))));
+                let early = if posthouse_frame::planted("commit-forgets-delay") { 100 } else { 0 };
+                let due_of = |when: &When| when.due(now.wall).0.saturating_sub(early);
+                due.extend(when.iter().map(|when| DueAt(UnixMs(due_of(when)).min(MAX_DUE))));
                 continue;
             }
             let before = items.iter().rev().find(|(of, ..)| *of == partition);
@@ -182,7 +188,8 @@ impl Shard {
             placed.push(Run { first, len: part.count });
             part.placed = Some(first);
         }
-        for (partition, first, items) in &items {
+        let is_partial = posthouse_frame::planted("commit-in-part") && items.len() > 1;
+        for (partition, first, items) in &items[usize::from(is_partial)..] {
             self.fire_into(*partition, *first, items, now, out);
         }
         let (placed, due) = (List::Slice(&placed), List::Slice(&due));
@@ -197,6 +204,9 @@ impl Shard {
         };
         let mut ended = of.clone();
         let is_late = of.decision.is_some();
+        if is_late && posthouse_frame::planted("rollback-overrules") {
+            ended.decision = Some(self.decision(now, false));
+        }
         if !is_late {
             Record::Rollback { first, at: now.wall }.write(out);
             ended.decision = Some(self.decision(now, false));
@@ -221,7 +231,9 @@ impl Shard {
         let asked = ready.into_iter().map(|of| {
             let checks = of.checks + 1;
             let next_check = now.lease.plus(of.interval_ms(checks));
-            Record::Check { first: of.first, checks, next_check }.write(out);
+            if !posthouse_frame::planted("check-unrecorded") {
+                Record::Check { first: of.first, checks, next_check }.write(out);
+            }
             Check { first: of.first, check: checks }
         });
         Reply::Checks(asked.collect())
@@ -237,7 +249,9 @@ impl Shard {
     ) -> bool {
         for of in self.transactions.overdue(now.lease, budget) {
             let first = of.first;
-            if of.checks >= of.most_checks {
+            if of.checks >= of.most_checks && posthouse_frame::planted("parked-dropped") {
+                Record::Rollback { first, at: now.wall }.write(out);
+            } else if of.checks >= of.most_checks {
                 Record::Park { first }.write(out);
             } else {
                 let (checks, next_check) = (of.checks + 1, now.lease);
@@ -315,7 +329,8 @@ impl Shard {
     pub(super) fn apply_rollback(&mut self, first: Seq, at: UnixMs) {
         let Some(of) = self.transactions.get(first) else { return };
         let (seqs, ids_upto) = (of.seqs(), of.ids_upto);
-        for seq in seqs.clone() {
+        let kept = usize::from(posthouse_frame::planted("rollback-keeps-one"));
+        for seq in seqs.clone().skip(kept) {
             self.schedule.times.end(&mut self.pager, seq, None);
         }
         self.dedupe.revoke(&mut self.pager, ids_upto, seqs);

@@ -474,6 +474,9 @@ impl Transactions {
             rows.iter().filter_map(|(row, number)| Some(((*number)?, *row))).collect();
         decided.sort_unstable();
         self.decided = decided.into_iter().map(|(_, row)| row).collect();
+        if posthouse_frame::planted("transactions-not-restored") {
+            return;
+        }
         rows.into_iter().for_each(|(row, _)| self.link(row));
     }
 

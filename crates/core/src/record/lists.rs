@@ -206,6 +206,37 @@ impl ListItem for Freed {
     }
 }
 
+/// A message whose body was carried: see [`super::Record::Carry`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CarriedItem {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its position.
+    pub position: Position,
+    /// The frame that had the body.
+    pub from: FrameNo,
+    /// Sealed length of the body in bytes.
+    pub len: u32,
+}
+
+impl ListItem for CarriedItem {
+    fn encode(&self, before: Option<Self>, out: &mut Vec<u8>) {
+        let place = |item: &Self| Pending { partition: item.partition, seq: item.position };
+        place(self).encode(before.as_ref().map(place), out);
+        let from = before.map_or(0, |b| b.from.0);
+        varint::put(out, varint::zigzag(self.from.0.wrapping_sub(from)));
+        varint::put(out, self.len.into());
+    }
+
+    fn read(before: Option<Self>, c: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        let place = |item: &Self| Pending { partition: item.partition, seq: item.position };
+        let Pending { partition, seq } = Pending::read(before.as_ref().map(place), c)?;
+        let from = before.map_or(0, |b| b.from.0);
+        let from = FrameNo(from.wrapping_add(varint::unzigzag(c.varint()?)));
+        Ok(CarriedItem { partition, position: seq, from, len: c.varint_u32()? })
+    }
+}
+
 /// When a message of a batch is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DueAt(pub UnixMs);

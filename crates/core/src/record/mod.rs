@@ -17,7 +17,8 @@ mod publish;
 mod transaction;
 
 pub use lists::{
-    AgainRun, Chained, DueAt, FiredItem, Freed, Keys, List, ListItem, Pending, Rescheduled,
+    AgainRun, CarriedItem, Chained, DueAt, FiredItem, Freed, Keys, List, ListItem, Pending,
+    Rescheduled,
 };
 pub use place::{Place, PlaceReason};
 pub use publish::{Draft, Entries, Entry, EntryDedupe, Later, NameTaken, Tags, When};
@@ -265,6 +266,13 @@ pub enum Record<'a> {
         /// The first decision that is kept, counted from 0.
         upto: u64,
     },
+    /// Bodies are in this frame, too, and are not needed any longer where they were.
+    Carry {
+        /// Where the first body stands in this frame; the others follow.
+        body_at: u32,
+        /// Whose bodies they are.
+        items: List<'a, CarriedItem>,
+    },
     /// A recurring message has come, as another record of the frame says: nothing of it up
     /// to this time comes again. Time 0: there is no such recurring message any more.
     Recur {
@@ -397,6 +405,7 @@ mod kind {
     pub(super) const COMMIT: u8 = 36;
     pub(super) const ROLLBACK: u8 = 37;
     pub(super) const FORGET_DECISIONS: u8 = 38;
+    pub(super) const CARRY: u8 = 39;
     pub(super) const RECUR: u8 = 32;
 }
 
@@ -437,6 +446,7 @@ impl Record<'_> {
             Record::Commit(_) => kind::COMMIT,
             Record::Rollback { .. } => kind::ROLLBACK,
             Record::ForgetDecisions { .. } => kind::FORGET_DECISIONS,
+            Record::Carry { .. } => kind::CARRY,
             Record::Recur { .. } => kind::RECUR,
         }
     }
@@ -525,6 +535,10 @@ impl Record<'_> {
             Record::Rollback { first, at } => put_all(out, &[*first, at.0]),
             Record::ForgetDecisions { upto } => varint::put(out, *upto),
             Record::Recur { recurring, at } => put_all(out, &[(*recurring).into(), at.0]),
+            Record::Carry { body_at, items } => {
+                varint::put(out, (*body_at).into());
+                items.encode(out);
+            }
         }
     }
 }
@@ -717,6 +731,7 @@ fn read<'a>(cursor: &mut Cursor<'a>) -> Result<Record<'a>, RecordError> {
         kind::COMMIT => Record::Commit(Commit::read(c)?),
         kind::ROLLBACK => Record::Rollback { first: c.varint()?, at: UnixMs(c.varint()?) },
         kind::FORGET_DECISIONS => Record::ForgetDecisions { upto: c.varint()? },
+        kind::CARRY => Record::Carry { body_at: c.varint_u32()?, items: List::read(c)? },
         kind::RECUR => Record::Recur { recurring: c.varint_u32()?, at: UnixMs(c.varint()?) },
         _ => return Err(RecordError::Kind(kind)),
     };

@@ -126,7 +126,7 @@ impl Run {
 
     /// Bytes of all of its blocks.
     pub fn bytes(&self) -> u64 {
-        self.directory.blocks.iter().map(|block| u64::from(block.len)).sum()
+        self.directory.block_bytes()
     }
 
     /// How many entries it has.

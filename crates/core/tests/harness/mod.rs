@@ -11,9 +11,10 @@ use posthouse_core::catalog::machine::{Command as MetaCommand, Reply as MetaRepl
 use posthouse_core::catalog::{Catalog, Group, GroupConfig, Role, Topic, TopicConfig};
 use posthouse_core::chunk::{ChunkId, Chunks, Directory, Miss, SealedChunk};
 use posthouse_core::ident::Secret;
-use posthouse_core::index::{Found, TagSet, block};
+use posthouse_core::index::{Found, IndexChunk, TagSet, block, fold};
 use posthouse_core::machine::Machine;
 use posthouse_core::page::PageId;
+use posthouse_core::queue::clean::{self, AsOf, Candidate, Search};
 use posthouse_core::queue::command::{
     Batch, Copied, Ended, Held, Preparation, Prepared, Published, Refusal, Reply, Target,
 };
@@ -89,6 +90,8 @@ pub struct World {
     pub open: FrameBuf,
     pub snapshot: Snapshot,
     chunks: u64,
+    /// No body is read from frames up to this one any more: what was in them was carried.
+    pub emptied: FrameNo,
     /// The pages of a snapshot were lost: the next holds all of them.
     lost: bool,
     meta_frames: u64,
@@ -137,6 +140,7 @@ impl World {
             open: FrameBuf::new(FrameNo(1)),
             snapshot,
             chunks: 0,
+            emptied: FrameNo::ZERO,
             lost: false,
             meta_frames: 0,
         }
@@ -449,6 +453,7 @@ impl World {
     /// What a body holds, wherever it is.
     pub fn body(&self, place: BodyRef) -> String {
         assert!(place.frame < self.open.no(), "seal before you read {place}");
+        assert!(place.frame > self.emptied, "the body at {place} was to be carried");
         let frame = &self.log[place.frame.0 as usize - 1];
         let sealed = frame.sealed(place.at, place.len).expect("the body is in its frame");
         let content = body::open(sealed, place).expect("the body holds");
@@ -512,6 +517,68 @@ impl World {
         let sum = pages.iter().fold(0u64, |sum, (id, bytes)| sum.wrapping_add(id.hash(bytes)));
         assert_eq!(sum, digest, "the digest is the sum over the pages of the snapshot");
         self.snapshot = Snapshot { frame, digest, pages, chunks, runs, from };
+    }
+
+    /// Takes a snapshot, and makes one chunk of the index of all of them.
+    pub fn fold(&mut self) {
+        self.take_snapshot(|_| ());
+        self.chunks += 1;
+        let id = ChunkId { epoch: 1, number: self.chunks };
+        let inputs = self.shard.index().chunks().to_vec();
+        let made = {
+            let (mut page, mut block) = (page_of(&self.snapshot), block_of(&self.store));
+            let mut as_of = AsOf::new(&mut page);
+            fold::fold(&inputs, (5, id), &mut block, &mut |of, found| as_of.place(of, found))
+        };
+        let (chunk, moved) = made.unwrap();
+        let from: Vec<ChunkId> = inputs.iter().map(IndexChunk::id).collect();
+        self.shard.index_mut().refold(&from, chunk.as_ref());
+        self.shard.forget_carried(&moved);
+        self.snapshot.chunks = chunk.iter().map(|chunk| chunk.directory.clone()).collect();
+        chunk.iter().for_each(|chunk| self.store.keep(chunk));
+    }
+
+    /// Takes a snapshot, and says which messages have their bodies in the frames before it.
+    pub fn find_all(&mut self) -> Vec<Candidate> {
+        self.take_snapshot(|_| ());
+        let stretches = vec![(FrameNo(1), self.snapshot.frame)];
+        let search = Search { stretches, most: usize::MAX, most_bytes: u64::MAX };
+        let (mut page, mut block) = (page_of(&self.snapshot), block_of(&self.store));
+        let mut as_of = AsOf::new(&mut page);
+        let mut found = Vec::new();
+        for chunk in self.shard.index().chunks() {
+            clean::find(chunk, &search, &mut as_of, &mut block, &mut found).unwrap();
+        }
+        found
+    }
+
+    /// Carries the bodies of messages. Returns how many bytes that was.
+    pub fn carry(&mut self, folds: u64, items: &[Candidate]) -> u64 {
+        let mut bodies = BodyBuf::default();
+        for item in items {
+            let content = self.body(item.body);
+            bodies.seal(|out| out.put_slice(content.as_bytes()));
+        }
+        match self.run(Command::Carry { folds, items: items.to_vec(), bodies }) {
+            Reply::Count(bytes) => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Carries everything that there is: no frame before is needed any more for a body.
+    pub fn empty(&mut self) {
+        let found = self.find_all();
+        let upto = self.snapshot.frame;
+        self.carry(self.shard.index().folds(), &found);
+        self.seal();
+        self.emptied = upto;
+    }
+
+    /// Bytes of bodies that are needed, as the partitions say, and as the log does.
+    pub fn live(&self) -> (u64, u64) {
+        let partitions = self.catalog.topics().flat_map(|topic| topic.partitions.clone());
+        let rows = partitions.filter_map(|p| Some(self.shard.partition(p.id)?.bytes));
+        (rows.sum(), self.shard.spans().map(|span| span.live).sum())
     }
 
     /// Makes runs of what was frozen, and puts runs together, as a snapshot does.
@@ -618,6 +685,14 @@ impl World {
         self.shard = self.restored();
         self.lost = false;
     }
+}
+
+fn page_of(snapshot: &Snapshot) -> impl FnMut(PageId) -> Result<Option<Bytes>, ()> + '_ {
+    |page| Ok(snapshot.pages.get(&page).map(|bytes| Bytes::copy_from_slice(bytes)))
+}
+
+fn block_of(store: &Store) -> impl FnMut(Miss) -> Result<Bytes, ()> + '_ {
+    |miss| Ok(store.blocks[&miss].clone())
 }
 
 /// A shard in which limits are small, so that what is rare is common.

@@ -233,6 +233,13 @@ pub trait File: fmt::Debug + Send + Sync {
     /// [`FileError::is_full`] if there is no room; nothing has then changed.
     fn allocate(&self, len: u64) -> Result<(), FileError>;
 
+    /// Cuts the file off behind `len` bytes and gives their room back. A file that is not
+    /// longer stays as it is.
+    ///
+    /// # Errors
+    /// What the system refused.
+    fn truncate(&self, len: u64) -> Result<(), FileError>;
+
     /// Forgets what memory holds of this file and need not write, so that the next
     /// read asks the disk. After a failed sync that is the only way to see what the
     /// disk holds: the system goes on showing the content that it failed to write.
@@ -240,7 +247,40 @@ pub trait File: fmt::Debug + Send + Sync {
     fn evict(&self);
 }
 
+/// Bytes written or given back between two syncs where other files are synced beside: what one
+/// sync has to do, theirs wait for. (Measured on a file system that tells its disk what is
+/// free: 60 ms for 64 MiB given back at once, 5 ms in such pieces; 160 ms and 6 ms for
+/// writing them.)
+pub const PIECE_BYTES: usize = 1 << 20;
+
+impl dyn Files + '_ {
+    /// Removes a file piece by piece, so that nobody's sync has to wait for all of it.
+    /// Whoever has it open sees it shrink.
+    ///
+    /// # Errors
+    /// What the system refused. The file can be shorter then.
+    pub fn unlink_slowly(&self, path: &Path) -> Result<(), FileError> {
+        let file = self.open(path, Access::Write)?;
+        let mut left = file.size()?;
+        while left > PIECE_BYTES as u64 {
+            left -= PIECE_BYTES as u64;
+            file.shorten(left)?;
+        }
+        self.unlink(path)
+    }
+}
+
 impl dyn File + '_ {
+    /// Cuts the file off behind `len` bytes, durably: the file system has nothing of it left
+    /// to do that somebody else's sync would wait for.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn shorten(&self, len: u64) -> Result<(), FileError> {
+        self.truncate(len)?;
+        self.sync_data()
+    }
+
     /// Fills `buf` from `offset` on.
     ///
     /// # Errors

@@ -181,6 +181,13 @@ impl File for RealFile {
         }
     }
 
+    fn truncate(&self, len: u64) -> Result<(), FileError> {
+        match self.size()? > len {
+            true => self.io("shorten", retry(|| self.file.set_len(len))),
+            false => Ok(()),
+        }
+    }
+
     fn evict(&self) {
         // A request: if it is not followed there is nothing better to do.
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);

@@ -8,7 +8,7 @@
 //! damage.
 //!
 //! ```text
-//!   owner                     log thread                    tender
+//!   owner                     log threads                   tender
 //!   submit ──> queue ──> Writer: place, write, sync         spares: fill,
 //!     │                        │                            remove surplus
 //!     └──> Tail (memory)       └──> Table (places), state ──> watcher
@@ -59,7 +59,7 @@ use self::spares::{Spares, Tended};
 use self::table::Table;
 use self::tail::Tail;
 use self::threads::Threads;
-use self::writer::Writer;
+use self::writer::{Due, Writer};
 use crate::files::{DirLock, FileError, Files, Space};
 use crate::state::StateCell;
 use crate::{Latched, Limits, Log, LogState, ReleaseError, SegmentNo, Wake};
@@ -78,7 +78,29 @@ pub struct LocalLog {
 #[derive(Debug)]
 enum Engine {
     Threads(Threads),
-    Steps(Box<Writer>),
+    Steps(Box<Stepped>),
+}
+
+/// A writing end that is driven by steps.
+#[derive(Debug)]
+struct Stepped {
+    writer: Writer,
+    /// A sync that was made, and nobody has been told.
+    made: Option<Due>,
+}
+
+impl Stepped {
+    /// Ends the sync that was made, if there is one.
+    fn tell(&mut self) -> bool {
+        let made = self.made.take();
+        made.inspect(|due| self.writer.end_sync(due)).is_some()
+    }
+
+    /// The writer, with no sync of which nobody has been told.
+    fn settled(&mut self) -> &mut Writer {
+        self.tell();
+        &mut self.writer
+    }
 }
 
 /// What can still be written without finding new room on the disk.
@@ -156,7 +178,7 @@ impl Examined {
         };
         let engine = match options.drive {
             Drive::Threads => Engine::Threads(Threads::start(writer, &shared, &options)?),
-            Drive::Steps => Engine::Steps(Box::new(writer)),
+            Drive::Steps => Engine::Steps(Box::new(Stepped { writer, made: None })),
         };
         let log = LocalLog { shared, tail: last.next(), engine: Some(engine), _lock: lock };
         Ok((log, recovery))
@@ -230,19 +252,60 @@ impl LocalLog {
         }
     }
 
-    /// With [`Drive::Steps`]: writes and syncs one batch of what was handed over.
-    /// `false` if there was nothing to do.
+    /// With [`Drive::Steps`]: writes and syncs one batch of what was handed over; or
+    /// ends what [`LocalLog::step_sync`] began, or else syncs what
+    /// [`LocalLog::step_write`] has written. `false` if there was nothing to do.
     ///
     /// # Panics
     /// With [`Drive::Threads`], whose threads do this.
     pub fn step(&mut self) -> bool {
-        let shared = self.shared.clone();
-        let mut batch = Vec::new();
-        if !shared.state.is_open() || !shared.queue.take(&mut batch, threads::BATCH_BYTES) {
+        let (shared, stepped) = self.stepped();
+        if !shared.state.is_open() {
             return false;
         }
-        threads::guarded(&shared, self.writer(), |writer| writer.commit(&batch));
-        true
+        if stepped.tell() {
+            return true;
+        }
+        let mut batch = Vec::new();
+        let took = shared.queue.take(&mut batch);
+        let works = took || stepped.writer.owes_sync();
+        if works {
+            threads::guarded(&shared, &mut stepped.writer, |writer| writer.commit(&batch));
+        }
+        works
+    }
+
+    /// With [`Drive::Steps`]: writes one batch, and leaves it to be synced later, as it
+    /// happens while another sync runs. `false` if there was nothing to do.
+    ///
+    /// # Panics
+    /// With [`Drive::Threads`], whose threads do this.
+    pub fn step_write(&mut self) -> bool {
+        let (shared, stepped) = self.stepped();
+        let mut batch = Vec::new();
+        if !shared.state.is_open() || !shared.queue.take(&mut batch) {
+            return false;
+        }
+        threads::guarded(&shared, &mut stepped.writer, |writer| writer.write(&batch))
+    }
+
+    /// With [`Drive::Steps`]: syncs what was written, and tells nobody before
+    /// [`LocalLog::step`] is called next. `false` if there was nothing to do.
+    ///
+    /// # Panics
+    /// With [`Drive::Threads`], whose threads do this.
+    pub fn step_sync(&mut self) -> bool {
+        let (shared, stepped) = self.stepped();
+        let Stepped { writer, made } = stepped;
+        if !shared.state.is_open() || made.is_some() || !writer.owes_sync() {
+            return false;
+        }
+        threads::guarded(&shared, writer, |writer| {
+            let due = writer.begin_sync();
+            due.sync()?;
+            *made = Some(due);
+            Ok(())
+        })
     }
 
     /// With [`Drive::Steps`]: does what the log does when it is idle, which is to
@@ -251,9 +314,9 @@ impl LocalLog {
     /// # Panics
     /// With [`Drive::Threads`], whose threads do this.
     pub fn idle(&mut self) {
-        let shared = self.shared.clone();
+        let (shared, stepped) = self.stepped();
         if shared.state.is_open() {
-            threads::guarded(&shared, self.writer(), Writer::mark);
+            threads::guarded(&shared, stepped.settled(), Writer::mark);
         }
     }
 
@@ -267,9 +330,9 @@ impl LocalLog {
         worked
     }
 
-    fn writer(&mut self) -> &mut Writer {
+    fn stepped(&mut self) -> (Arc<Shared>, &mut Stepped) {
         match &mut self.engine {
-            Some(Engine::Steps(writer)) => writer,
+            Some(Engine::Steps(stepped)) => (self.shared.clone(), stepped),
             _ => panic!("a log with threads of its own is not driven by steps"),
         }
     }
@@ -300,8 +363,8 @@ impl Log for LocalLog {
         let shared = self.shared.clone();
         shared.state.want_sync();
         match &mut self.engine {
-            Some(Engine::Steps(writer)) if shared.state.is_open() => {
-                threads::guarded(&shared, writer, Writer::sync);
+            Some(Engine::Steps(stepped)) if shared.state.is_open() => {
+                threads::guarded(&shared, stepped.settled(), Writer::sync);
             }
             _ => shared.queue.want_sync(),
         }
@@ -346,7 +409,10 @@ impl Log for LocalLog {
     fn close(mut self) -> LogState {
         match self.engine.take() {
             Some(Engine::Threads(threads)) => threads.stop(&self.shared, Stop::Close),
-            Some(Engine::Steps(mut writer)) => threads::finish(&self.shared, &mut writer),
+            Some(Engine::Steps(mut stepped)) if self.shared.state.is_open() => {
+                threads::finish(&self.shared, stepped.settled());
+            }
+            Some(Engine::Steps(_)) => {}
             None => {}
         }
         self.shared.state.get()

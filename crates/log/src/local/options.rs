@@ -27,9 +27,12 @@ pub enum Durability {
 /// Who does a log's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drive {
-    /// Two threads of the log's own: one writes and syncs, one tends the spares.
+    /// Threads of the log's own: one writes and syncs, one writes while that one syncs,
+    /// one tends the spares.
     Threads,
     /// The owner, by calling [`LocalLog::step`](super::LocalLog::step),
+    /// [`LocalLog::step_write`](super::LocalLog::step_write),
+    /// [`LocalLog::step_sync`](super::LocalLog::step_sync),
     /// [`LocalLog::idle`](super::LocalLog::idle) and
     /// [`LocalLog::tend`](super::LocalLog::tend): the same code without threads
     /// and without a clock, for simulation.

@@ -3,11 +3,11 @@
 //! ```text
 //!            allocate            zero-fill               take
 //!  (nothing) ────────> fill-n ──────────────> spare-n ─────────> seg-N
-//!                        │ ^                    │  ^               │
-//!                 remove │ │ recovery cut it    │  │ release       │
-//!                        v └────────────────────│──┼───────────────┤
-//!                    (nothing) <────────────────┘  └───────────────┘
-//!                                    surplus
+//!                        │ ^ ^      surplus     │  ^               │
+//!         piece by piece │ │ └──────────────────┘  │ release       │
+//!                        v │                       └───────────────┤
+//!                 (nothing)└───────────────────────────────────────┘
+//!                                 recovery cut it
 //! ```
 //! Writing over blocks that were written before is cheaper to sync than growing a
 //! file or filling reserved blocks for the first time, because the file system has
@@ -24,14 +24,19 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, PoisonError};
 
-use super::layout::{Geometry, Name};
+use super::layout::{ALIGN_MOST, Geometry, Name};
 use crate::SegmentNo;
 use crate::files::{Access, File, FileError, Files};
 use crate::sync::Mutex;
 
 /// Written and synced at once when a spare is filled: small, because the log's own
 /// syncs wait behind it.
-const FILL_BYTES: u64 = 1 << 20;
+const FILL_BYTES: u64 = 256 << 10;
+/// A file that is too many goes in so many pieces, of [`PIECE_BYTES`] with segments of the
+/// usual size: the log's own syncs wait behind it, too.
+///
+/// [`PIECE_BYTES`]: crate::files::PIECE_BYTES
+const PIECES: u64 = 64;
 /// Consumption is remembered for so many ticks of a second.
 const TICKS: usize = 10;
 /// After the disk was full, the next try is so many ticks later.
@@ -44,7 +49,7 @@ pub(crate) enum Tended {
     Nothing,
     /// A piece of a spare was filled.
     Filled,
-    /// A file that was too many was removed.
+    /// A piece of a file that was too many was given back, or the last of it.
     Removed,
     /// The system refused; another try comes later.
     Failed(FileError),
@@ -67,6 +72,8 @@ pub(crate) struct Spares {
 struct Pool {
     ready: VecDeque<u64>,
     fills: VecDeque<Fill>,
+    /// The file that is being given back.
+    going: Option<Going>,
     /// The tender is working on a fill, which is not in `fills` meanwhile.
     busy: bool,
     next_n: u64,
@@ -83,6 +90,15 @@ struct Fill {
     file: Option<Arc<dyn File>>,
     /// Bytes that are zero and synced.
     done: u64,
+}
+
+#[derive(Debug)]
+struct Going {
+    n: u64,
+    /// `None` until it is worked on.
+    file: Option<Arc<dyn File>>,
+    /// Its length, or more.
+    left: u64,
 }
 
 impl Spares {
@@ -230,7 +246,8 @@ impl Spares {
     pub(crate) fn tend(&self, may_fill: bool) -> Tended {
         let done = match self.next_task(may_fill) {
             Task::None => return Tended::Nothing,
-            Task::Remove(name) => self.files.unlink(&self.path(name)).map(|()| Tended::Removed),
+            Task::Retire(n) => self.retire(n).map(|()| Tended::Removed),
+            Task::Shrink(going) => self.shrink(going).map(|()| Tended::Removed),
             Task::Allocate => self.allocate().map(|n| {
                 self.pool.lock().fills.push_back(Fill { n, file: None, done: 0 });
                 Tended::Filled
@@ -245,9 +262,12 @@ impl Spares {
 
     fn next_task(&self, may_fill: bool) -> Task {
         let mut pool = self.pool.lock();
+        if let Some(going) = pool.going.take() {
+            return Task::Shrink(going);
+        }
         let wanted = self.keep + pool.taken.iter().sum::<u32>() as usize;
         if pool.ready.len() > wanted {
-            return pool.ready.pop_front().map_or(Task::None, |n| Task::Remove(Name::Spare(n)));
+            return pool.ready.pop_front().map_or(Task::None, Task::Retire);
         }
         let short = pool.ready.len() < self.keep;
         match pool.fills.pop_front() {
@@ -255,7 +275,9 @@ impl Spares {
                 pool.busy = true;
                 Task::Fill(fill)
             }
-            Some(fill) if !short => Task::Remove(Name::Fill(fill.n)),
+            Some(fill) if !short => {
+                Task::Shrink(Going { n: fill.n, file: fill.file, left: self.geometry.bytes })
+            }
             Some(fill) => {
                 pool.fills.push_front(fill);
                 Task::None
@@ -263,6 +285,34 @@ impl Spares {
             None if short && may_fill && pool.full == 0 => Task::Allocate,
             None => Task::None,
         }
+    }
+
+    /// A spare that is too many becomes a file of no fixed size. Durably: with its size
+    /// changed, it must not have a segment's name again after a power cut.
+    fn retire(&self, n: u64) -> Result<(), FileError> {
+        self.files.rename(&self.path(Name::Spare(n)), &self.path(Name::Fill(n)))?;
+        self.files.sync_dir(&self.dir)?;
+        self.pool.lock().going = Some(Going { n, file: None, left: self.geometry.bytes });
+        Ok(())
+    }
+
+    /// Gives back the last piece of a file, and the file itself after the first.
+    fn shrink(&self, going: Going) -> Result<(), FileError> {
+        let Going { n, file, left } = going;
+        let path = self.path(Name::Fill(n));
+        let piece = self.geometry.bytes.div_ceil(PIECES).next_multiple_of(ALIGN_MOST.into());
+        if left <= piece {
+            return self.files.unlink(&path);
+        }
+        let left = left - piece;
+        let file = file.map_or_else(|| self.files.open(&path, Access::Write), Ok);
+        let shortened = file.and_then(|file| file.shorten(left).map(|()| file));
+        let (file, failed) = match shortened {
+            Ok(file) => (Some(file), None),
+            Err(error) => (None, Some(error)),
+        };
+        self.pool.lock().going = Some(Going { n, file, left });
+        failed.map_or(Ok(()), Err)
     }
 
     fn tend_fill(&self, mut fill: Fill) -> Result<(), FileError> {
@@ -299,7 +349,8 @@ pub(crate) struct Found {
 
 enum Task {
     None,
-    Remove(Name),
+    Retire(u64),
+    Shrink(Going),
     Allocate,
     Fill(Fill),
 }
@@ -363,9 +414,48 @@ mod tests {
         }
         tend_all(&spares);
         assert_eq!(spares.ready(), 1);
+        assert_eq!(names(&disk), ["spare-9.log"]);
         spares.take(SegmentNo(6)).unwrap();
         spares.give(SegmentNo(6), SEGMENT / 2).unwrap();
         assert_eq!(spares.ready(), 0, "a file of another size is no spare");
+    }
+
+    #[test]
+    fn a_surplus_gives_its_room_back_piece_by_piece() {
+        let disk = SimFiles::new(1);
+        let spares = pool(&disk, 1);
+        tend_all(&spares);
+        spares.take(SegmentNo(1)).unwrap();
+        tend_all(&spares);
+        (0..TICKS).for_each(|_| spares.tick());
+        spares.give(SegmentNo(1), SEGMENT).unwrap();
+        let mut room = disk.space(Path::new("/log")).unwrap().available;
+        let mut pieces = 0;
+        while spares.tend(true) == Tended::Removed {
+            let now = disk.space(Path::new("/log")).unwrap().available;
+            assert!(now - room <= SEGMENT.div_ceil(PIECES).next_multiple_of(1 << 16));
+            pieces += u64::from(now > room);
+            room = now;
+        }
+        assert_eq!(pieces, SEGMENT / (1 << 16));
+        assert_eq!(spares.ready(), 1);
+    }
+
+    #[test]
+    fn what_fails_while_a_surplus_goes_is_tried_again() {
+        let disk = SimFiles::new(1);
+        let spares = pool(&disk, 0);
+        spares.take(SegmentNo(1)).unwrap();
+        spares.give(SegmentNo(1), SEGMENT).unwrap();
+        (0..TICKS).for_each(|_| spares.tick());
+        for after in 0..3 {
+            disk.fail(Fault { after, ..Fault::next(Op::Truncate) });
+        }
+        let mut failed = 0;
+        while !names(&disk).is_empty() {
+            failed += usize::from(matches!(spares.tend(true), Tended::Failed(_)));
+        }
+        assert_eq!(failed, 3);
     }
 
     #[test]

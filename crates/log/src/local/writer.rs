@@ -1,15 +1,18 @@
 //! The writing half: gives frames their places, writes, syncs, publishes.
 //!
-//! One [`Writer`] has the log's end. Whoever drives it (the log's thread, or the
+//! One [`Writer`] has the log's end. Whoever drives it (the log's threads, or the
 //! owner step by step) hands it batches; a batch is written with as few calls as
-//! possible, then every file it touched is synced once, then the state moves.
+//! possible, then every file it touched is synced once, then the state moves. A sync
+//! is a [`Due`] of its own, because more can be written while it runs.
 //!
 //! Order on the disk, on which recovery relies:
 //!
-//! - a batch is written only after everything before it is synced, so what is torn
-//!   by a power cut lies within one batch at the end (under
-//!   [`Durability::Sync`]; else within what was written since the last sync);
-//! - a frame's `durable_no` names what *a sync* has covered, never less sure things;
+//! - one sync runs at a time, so what is torn by a power cut is what that sync was to
+//!   cover and what was written since it began (under [`Durability::Sync`]; else what
+//!   was written since the last sync);
+//! - a frame's `durable_no` names what *a sync* has covered, never less sure things. So
+//!   what can be torn names two frames at most: what was covered before the last sync
+//!   that ended, and what that covered;
 //! - a mark is written and synced alone: if a mark is damaged and something follows
 //!   it, that is no torn write;
 //! - nothing is written where acknowledged data stands: units take whole blocks.
@@ -58,6 +61,28 @@ pub(crate) struct End {
     pub lease_ms: u64,
 }
 
+/// A sync to be made, of everything written until it was asked for.
+#[derive(Debug)]
+pub(crate) struct Due {
+    files: Vec<Arc<dyn File>>,
+    /// The last frame that it covers.
+    up_to: FrameNo,
+    /// Bytes written since the one before, with padding.
+    pub bytes: u64,
+}
+
+impl Due {
+    /// Makes the sync. Needs nothing of the writer, which can write on meanwhile.
+    pub(crate) fn sync(&self) -> Result<(), FileError> {
+        let mut synced = self.files.iter().map(|file| file.sync_data());
+        if posthouse_frame::planted("sync-error-ignored") {
+            synced.for_each(drop);
+            return Ok(());
+        }
+        synced.try_for_each(|synced| synced)
+    }
+}
+
 /// The end of the log, being written.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -76,6 +101,8 @@ pub(crate) struct Writer {
     marked: FrameNo,
     /// Ended segments that hold frames not synced yet.
     unsynced: Vec<Arc<dyn File>>,
+    /// Bytes written since a sync began.
+    unsynced_bytes: u64,
     headers: Vec<[u8; posthouse_frame::header::HEADER_BYTES]>,
     places: Vec<Located>,
 }
@@ -96,6 +123,7 @@ impl Writer {
             synced: last,
             marked: FrameNo::ZERO,
             unsynced: Vec::new(),
+            unsynced_bytes: 0,
             headers: Vec::new(),
             places: Vec::new(),
         }
@@ -114,19 +142,12 @@ impl Writer {
             bodies: Vec::new(),
             body_len: 0,
         };
-        self.write(Kind::Epoch, &[Arc::new(frame)])?;
-        self.sync()?;
-        self.publish();
-        Ok(())
+        self.place(Kind::Epoch, &[Arc::new(frame)])?;
+        self.sync()
     }
 
     pub(crate) fn epoch(&self) -> u32 {
         self.end.epoch
-    }
-
-    /// The first frame of which nothing could be said if the next call failed.
-    pub(crate) fn unknown_from(&self) -> FrameNo {
-        self.synced.next()
     }
 
     /// Whether a sync is due some time.
@@ -139,23 +160,25 @@ impl Writer {
         self.marked < self.written
     }
 
-    /// Writes a batch, and syncs it if that is what durable means here.
-    pub(crate) fn commit(&mut self, batch: &[Arc<Frame>]) -> Result<(), FileError> {
-        self.write(Kind::Data, batch)?;
+    /// Whether something was written that is durable only when it is synced.
+    pub(crate) fn owes_sync(&self) -> bool {
+        self.durability == Durability::Sync && self.has_unsynced()
+    }
+
+    /// Writes a batch. It is durable now if no sync is needed for that here.
+    pub(crate) fn write(&mut self, batch: &[Arc<Frame>]) -> Result<(), FileError> {
+        self.place(Kind::Data, batch)?;
         if posthouse_frame::planted("durable-before-sync") {
             self.shared.state.advance(self.written);
         }
-        if self.durability == Durability::Sync {
-            let synced = self.sync();
-            if !posthouse_frame::planted("sync-error-ignored") {
-                synced?;
-            }
-            if posthouse_frame::planted("sync-error-ignored") {
-                self.synced = self.written;
-            }
-        }
         self.publish();
         Ok(())
+    }
+
+    /// Writes a batch, and makes it durable.
+    pub(crate) fn commit(&mut self, batch: &[Arc<Frame>]) -> Result<(), FileError> {
+        self.write(batch)?;
+        if self.owes_sync() { self.sync() } else { Ok(()) }
     }
 
     fn publish(&self) {
@@ -166,7 +189,7 @@ impl Writer {
         });
     }
 
-    fn write(&mut self, kind: Kind, batch: &[Arc<Frame>]) -> Result<(), FileError> {
+    fn place(&mut self, kind: Kind, batch: &[Arc<Frame>]) -> Result<(), FileError> {
         let mut rest = batch;
         while !rest.is_empty() {
             let fitting = self.fitting(kind, rest);
@@ -230,6 +253,7 @@ impl Writer {
             (self.end.wall_ms, self.end.lease_ms) = (last.wall_ms, last.lease_ms);
         }
         self.shared.count_written(active.offset - from);
+        self.unsynced_bytes += active.offset - from;
         active.segment.note(self.places.iter().copied());
         Ok(())
     }
@@ -361,21 +385,35 @@ impl Writer {
         (block, crc)
     }
 
-    /// Syncs all that was written.
-    pub(crate) fn sync(&mut self) -> Result<(), FileError> {
-        for file in self.unsynced.drain(..) {
-            if posthouse_frame::planted("rotated-unsynced") {
-                continue;
-            }
-            file.sync_data()?;
+    /// The sync that makes everything written until now durable. At most one is under
+    /// way; it ends with [`Writer::end_sync`].
+    pub(crate) fn begin_sync(&mut self) -> Due {
+        let mut files = std::mem::take(&mut self.unsynced);
+        if posthouse_frame::planted("rotated-unsynced") {
+            files.clear();
         }
         if let Some(active) = self.end.active.as_ref().filter(|_| self.synced < self.written)
             && !posthouse_frame::planted("sync-skipped")
         {
-            active.file.sync_data()?;
+            files.push(active.file.clone());
         }
-        self.synced = self.written;
-        self.shared.state.set_synced(self.synced);
+        Due { files, up_to: self.written, bytes: std::mem::take(&mut self.unsynced_bytes) }
+    }
+
+    /// A sync has been made: what it covered is durable, and that is told.
+    pub(crate) fn end_sync(&mut self, due: &Due) {
+        self.synced = match posthouse_frame::planted("sync-covers-later-writes") {
+            true => self.written,
+            false => due.up_to,
+        };
+        self.publish();
+    }
+
+    /// Syncs all that was written, while nobody else does.
+    pub(crate) fn sync(&mut self) -> Result<(), FileError> {
+        let due = self.begin_sync();
+        due.sync()?;
+        self.end_sync(&due);
         Ok(())
     }
 

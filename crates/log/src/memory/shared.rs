@@ -214,6 +214,9 @@ impl Log for SharedLog {
         self.tail = frame.no;
         let message = Stored::new(Kind::Data, frame, self.epoch, self.options.writer);
         self.partition.append(&message);
+        if posthouse_frame::planted("durable-when-sent") {
+            self.reader.state.advance(self.tail);
+        }
         self.reader.view.lock().pending.push_back(message);
         if self.options.auto {
             self.settle();

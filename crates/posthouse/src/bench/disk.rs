@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use posthouse_log::files::{File, FileError, Files as _, RealFiles};
+use posthouse_log::files::{File, FileError, Files as _, PIECE_BYTES, RealFiles};
 
 use super::lane::histogram;
 
@@ -35,9 +35,11 @@ impl Disk {
     /// Makes the file in `dir`, and fills it.
     pub(super) fn new(dir: &Path) -> Result<Disk, FileError> {
         let file = RealFiles.create(&dir.join("disk"))?;
-        let piece = vec![0xA5; 1 << 20];
+        let piece = vec![0xA5; PIECE_BYTES];
         for at in (0..FILE_BYTES).step_by(piece.len()) {
             file.write_all_at(&piece, at)?;
+            // A node beside would wait for a sync of all.
+            file.sync_data()?;
         }
         file.sync_all()?;
         Ok(Disk { file, offset: 0 })

@@ -55,7 +55,8 @@ impl Caller {
         }
     }
 
-    fn of_hash(catalog: &Catalog, hash: &str) -> Result<Caller, Problem> {
+    /// The caller who has the token with this hash.
+    pub(super) fn of_hash(catalog: &Catalog, hash: &str) -> Result<Caller, Problem> {
         match catalog.user_by_token(hash) {
             Some(user) => Ok(Caller::User { user: user.clone(), token: hash.into() }),
             None => Err(Problem::new(

@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 
 use super::{Broker, Caller, On, bounds};
 use crate::problem::{Kind, Problem};
-use crate::shard::attend::places;
 use crate::shard::mail::Mail;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::waiters::{Came, Ticket, Waiter};
@@ -270,7 +269,9 @@ impl Broker {
     ) -> Result<Vec<Received>, Problem> {
         let of = self.shard(shard)?;
         let granted = Granted { deliveries, mailbox: &of.mailbox };
-        let bodies = of.bodies.read(places(&granted.deliveries)).await;
+        let places =
+            granted.deliveries.iter().map(|d| (d.partition, d.found.position, d.found.body));
+        let bodies = self.contents(shard, places.collect()).await?;
         let deliveries = granted.take();
         let mut received = Vec::with_capacity(deliveries.len());
         let mut broken = None;

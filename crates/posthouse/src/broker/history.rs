@@ -141,11 +141,14 @@ pub struct History {
 }
 
 /// Follows a message through records.
+#[derive(Clone, Default)]
 struct Trail {
     /// The places where it was.
     places: BTreeSet<(PartitionId, Position)>,
     /// The number that it was scheduled under.
     seq: Option<Seq>,
+    /// Whether its body was carried: the frame that has it is not where its life began.
+    carried: bool,
     events: Vec<(UnixMs, FrameNo, Option<GroupId>, What)>,
 }
 
@@ -266,6 +269,11 @@ impl Trail {
                 };
                 (Some(*group), what)
             }
+            Record::Carry { items, .. } => {
+                let mut places = items.iter().map(|item| (item.partition, item.position));
+                self.carried |= places.any(|place| self.places.contains(&place));
+                return;
+            }
             Record::Seek { group, partition, position }
                 if self.places.iter().any(|(of, _)| of == partition) =>
             {
@@ -309,13 +317,13 @@ impl Broker {
                 let (here, _) = self.partition(&seen.topic, seen.partition)?;
                 places.insert((here, seen.found.position));
                 let from = seen.found.body.frame;
-                (from, Trail { places, seq: None, events: Vec::new() })
+                (from, Trail { places, ..Trail::default() })
             }
             IdKind::Scheduled => {
                 // Nothing says where in the log it came in: all of it is read.
                 self.check_scheduled_id(caller, id).await?;
                 let seq = Some(parts.number);
-                (FrameNo(1), Trail { places: BTreeSet::new(), seq, events: Vec::new() })
+                (FrameNo(1), Trail { seq, ..Trail::default() })
             }
             IdKind::Transaction => return Err(Problem::no_message(id)),
         };
@@ -346,7 +354,9 @@ fn scan<R: LogReader>(
     let began = Instant::now();
     let mut expected = from;
     let mut gaps = false;
-    for frame in reader.scan(from, Part::Meta).map_err(Problem::unreadable)? {
+    let unseen = trail.clone();
+    let first = reader.segments().first().map_or(from, |segment| segment.first.max(from));
+    for frame in reader.scan(first, Part::Meta).map_err(Problem::unreadable)? {
         let frame = frame.map_err(Problem::unreadable)?;
         let header = frame.header;
         gaps |= header.frame_no != expected;
@@ -357,6 +367,10 @@ fn scan<R: LogReader>(
         for record in Records::new(&frame.meta) {
             let record = record.map_err(Problem::unreadable)?;
             trail.see(UnixMs(header.wall_ms), header.frame_no, &record);
+        }
+        if trail.carried && header.frame_no == from && from > FrameNo(1) {
+            // Nothing says where in the log it came in.
+            return scan(reader, FrameNo(1), unseen);
         }
         if began.elapsed() > PATIENCE || trail.events.len() >= EVENTS {
             return Ok((trail, false, gaps));
@@ -389,7 +403,7 @@ mod tests {
     fn a_trail_follows_one_message_and_no_other() {
         let place = (PartitionId(2), 5);
         let places = BTreeSet::from([place]);
-        let mut trail = Trail { places, seq: None, events: Vec::new() };
+        let mut trail = Trail { places, ..Trail::default() };
         let mut see = |record: &Record<'_>| trail.see(UnixMs(1), FrameNo(1), record);
         see(&grant(&[Run { first: 0, len: 5 }], &[]));
         see(&grant(&[Run { first: 4, len: 2 }], &[]));

@@ -12,6 +12,8 @@ use posthouse_core::queue::{MessageState, PairInfo, PartitionInfo};
 use posthouse_core::record::Pending;
 use posthouse_core::schedule::State;
 use posthouse_core::{GroupId, PartitionId, Position, ShardId, ShardMs, UnixMs};
+use posthouse_frame::BodyRef;
+use posthouse_log::ReadError;
 use posthouse_log::local::Durability;
 
 use super::{Broker, Caller, On, bounds};
@@ -305,6 +307,40 @@ impl Broker {
         Ok(Browsed { messages, next })
     }
 
+    /// The contents of messages: where each was found, and where its body was then. A body
+    /// that has been carried since, and its segment freed, is read where it is now.
+    ///
+    /// # Errors
+    /// If the node is stopping.
+    pub(super) async fn contents(
+        &self,
+        shard: ShardId,
+        places: Vec<(PartitionId, Position, BodyRef)>,
+    ) -> Result<Vec<Result<Bytes, ReadError>>, Problem> {
+        let bodies = &self.shard(shard)?.bodies;
+        let mut contents = bodies.read(places.iter().map(|(.., body)| *body).collect()).await;
+        let is_gone = |content: &Result<Bytes, _>| matches!(content, Err(ReadError::Gone { .. }));
+        let gone: Vec<usize> = (0..contents.len()).filter(|at| is_gone(&contents[*at])).collect();
+        if gone.is_empty() {
+            return Ok(contents);
+        }
+        let missing: Vec<_> = gone.iter().map(|at| places[*at]).collect();
+        let now: Vec<BodyRef> = self
+            .directory
+            .look(shard, move |view| {
+                let here = missing.iter().map(|(partition, position, before)| {
+                    let found = view.shard.message(*partition, *position, view.chunks)?;
+                    Ok(found.map_or(*before, |found| found.body))
+                });
+                here.collect()
+            })
+            .await?;
+        for (at, content) in gone.into_iter().zip(bodies.read(now).await) {
+            contents[at] = content;
+        }
+        Ok(contents)
+    }
+
     /// Fetches the contents of what was found in a partition.
     pub(super) async fn see(
         &self,
@@ -313,9 +349,9 @@ impl Broker {
         shard: ShardId,
         found: Vec<Found>,
     ) -> Result<Vec<Seen>, Problem> {
-        let places = found.iter().map(|found| found.body).collect();
-        let contents = self.shard(shard)?.bodies.read(places).await;
         let (partition_id, _) = self.partition(topic, partition)?;
+        let places = found.iter().map(|found| (partition_id, found.position, found.body));
+        let contents = self.contents(shard, places.collect()).await?;
         found
             .into_iter()
             .zip(contents)

@@ -74,7 +74,7 @@ impl std::str::FromStr for LetterCursor {
                 position: position.parse().ok()?,
             })
         });
-        parsed.ok_or_else(|| Problem::invalid("after", text, "the `next` of the page before"))
+        parsed.ok_or_else(|| Problem::bad_cursor(text))
     }
 }
 
@@ -186,8 +186,9 @@ impl Broker {
         let dead = self.directory.dead_letters(of).await?;
         let to = dead.partitions.iter().find(|partition| partition.shard == shard);
         let to = to.ok_or_else(|| Problem::internal("no dead-letter partition in the shard"))?;
-        let mut bodies = self.shard(shard)?.bodies.read(vec![burial.found.body]).await;
-        let content = bodies.remove(0).map_err(Problem::unreadable)?;
+        let place = (partition, position, burial.found.body);
+        let content = self.contents(shard, vec![place]).await?.remove(0);
+        let content = content.map_err(Problem::unreadable)?;
         let copy = letter(&self.catalog(), &burial, &content, self.now())?;
         let command = Command::Bury { burial, to: (to.id, dead.id), copy };
         match self.directory.command(shard, command).await {

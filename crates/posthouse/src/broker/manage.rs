@@ -5,8 +5,8 @@ use std::sync::Arc;
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::machine::Outcome;
 use posthouse_core::catalog::{
-    Action, DeadLetter, Expired, Group, GroupConfig, Order, Quota, Retention, Start, Subscription,
-    Topic, TopicConfig,
+    Accepts, Action, DeadLetter, Expired, Group, GroupConfig, Order, Quota, Retention, Start,
+    Subscription, Topic, TopicConfig,
 };
 use posthouse_core::name;
 use posthouse_core::queue::Command;
@@ -66,6 +66,8 @@ pub struct TopicPatch {
     pub checks: Option<u16>,
     /// See [`TopicConfig::publish_quota`].
     pub publish_quota: Option<Quota>,
+    /// See [`TopicConfig::accepts`].
+    pub accepts: Option<Accepts>,
 }
 
 impl TopicPatch {
@@ -81,6 +83,7 @@ impl TopicPatch {
             check_after_ms: self.check_after_ms.unwrap_or(base.check_after_ms),
             checks: self.checks.unwrap_or(base.checks),
             publish_quota: self.publish_quota.unwrap_or(base.publish_quota),
+            accepts: self.accepts.unwrap_or(base.accepts),
         }
     }
 }

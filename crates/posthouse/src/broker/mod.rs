@@ -6,6 +6,7 @@
 //! permissions whatever the door.
 
 pub mod access;
+pub mod access_keys;
 pub mod backup;
 pub mod consume;
 pub mod directory;
@@ -18,6 +19,7 @@ pub mod publish;
 mod quota;
 pub mod recurring;
 pub mod schedule;
+mod sort;
 pub mod space;
 mod subscribe;
 pub mod transact;

@@ -16,7 +16,7 @@ use posthouse_frame::BodyBuf;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
 
 use super::quota::Wanted;
-use super::{Broker, Caller, On, bounds};
+use super::{Broker, Caller, On, bounds, sort};
 use crate::problem::{Kind, Problem};
 use crate::shard::mail::{Mail, Room};
 use crate::shard::metrics;
@@ -267,6 +267,7 @@ impl Broker {
             return Err(Problem::invalid("messages", most + 1, format!("at most {most}")));
         }
         self.check_later(topic, parts)?;
+        sort::check(topic, parts)?;
         let bytes = payload.len() + parts.bytes() + ENTRY_BYTES;
         if outbox.bytes + bytes > bounds::PUBLISH_BYTES && outbox.bytes > 0 {
             let most = bounds::PUBLISH_BYTES;
@@ -373,6 +374,7 @@ impl Broker {
     /// # Errors
     /// See [`Broker::publish`].
     pub fn submit(&self, mut outbox: Outbox) -> Result<Submitted, Problem> {
+        outbox.check_sorts(false)?;
         self.space.let_in(outbox.bytes)?;
         if !self.is_ready() {
             return Err(Problem::stopping());

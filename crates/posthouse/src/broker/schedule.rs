@@ -96,7 +96,7 @@ impl FromStr for ScheduleCursor {
             let seq = parts.next()?.parse().ok()?;
             parts.next().is_none().then_some(ScheduleCursor { due, shard, seq })
         };
-        read().ok_or_else(|| Problem::invalid("after", text, "the `next` of the page before"))
+        read().ok_or_else(|| Problem::bad_cursor(text))
     }
 }
 

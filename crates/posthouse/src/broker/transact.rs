@@ -1,9 +1,10 @@
 //! Transactions: messages that are prepared, asked about, and come together or not at all.
 
+mod checks;
+
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use posthouse_core::catalog::{Action, Catalog, Topic, config};
 use posthouse_core::ident::{IdKind, IdParts, MessageId};
@@ -12,7 +13,6 @@ use posthouse_core::queue::{self, Command};
 use posthouse_core::record::{EntryDedupe, Pending, When};
 use posthouse_core::schedule;
 use posthouse_core::{Now, Position, Seq, ShardId, TopicId, UnixMs};
-use tokio::time::Instant;
 
 use super::publish::{Outbox, several_shards};
 use super::schedule::Scheduled;
@@ -21,14 +21,11 @@ use crate::problem::{Kind, Problem};
 use crate::shard::mail::View;
 use crate::shard::metrics;
 
-/// How often it is looked who may be asked about something.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) use checks::Ready;
+pub use checks::{AskChecks, Check, ChecksReady};
 
 /// Transactions that one look goes over in a shard at most before it comes back.
 const SEARCH: usize = 20_000;
-
-/// Who may be asked about something: producers, and the topics that it is of.
-pub(super) type Ready = Vec<(Arc<str>, TopicId)>;
 
 /// What a producer says of a transaction.
 #[derive(Clone, Debug, Default)]
@@ -146,34 +143,8 @@ impl FromStr for Cursor {
             let (shard, first) = text.split_once('.')?;
             Some(Cursor { shard: shard.parse().ok()?, first: first.parse().ok()? })
         };
-        read().ok_or_else(|| Problem::invalid("after", text, "the `next` of the page before"))
+        read().ok_or_else(|| Problem::bad_cursor(text))
     }
-}
-
-/// Who asks what may be asked about.
-#[derive(Clone, Debug)]
-pub struct AskChecks {
-    /// The producer.
-    pub producer: String,
-    /// Only transactions whose first message is for this topic; `None`: for any to which
-    /// the caller may publish.
-    pub topic: Option<String>,
-    /// At most so many.
-    pub max: usize,
-    /// How long to wait for the first.
-    pub wait: Duration,
-}
-
-/// A transaction whose producer is asked about it.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// The transaction.
-    pub transaction: Transaction,
-    /// Which check it is, from 1.
-    pub check: u16,
-    /// Its first message. `None` if all of them together have become too large: the
-    /// transaction can be looked at.
-    pub message: Option<Scheduled>,
 }
 
 /// A row of the core, and what is known of its messages.
@@ -220,6 +191,7 @@ impl Broker {
         terms: &Terms,
     ) -> Result<(Transaction, bool), Problem> {
         check_producer(&terms.producer)?;
+        outbox.check_sorts(true)?;
         if let Some(ms) = terms.check_after_ms {
             config::check_after(ms)?;
         }
@@ -255,7 +227,8 @@ impl Broker {
             Reply::Refused(refusal) => return Err(refusal.into()),
             other => return Err(Problem::internal(format!("a prepare was answered by {other:?}"))),
         };
-        let row = self.row(shard, prepared.first).await?.ok_or(Refusal::NoTransaction)?;
+        let row = self.row(shard, prepared.first).await.map_err(untold)?;
+        let row = row.ok_or(Refusal::NoTransaction)?;
         let mut transaction = self.view(shard, &row, true);
         let place = |(batch, index): &(u32, u32)| starts[*batch as usize] + *index as usize;
         let in_order = outbox.order.iter().filter_map(|at| transaction.parts.get(place(at)));
@@ -377,7 +350,10 @@ impl Broker {
         });
         let row = match known {
             Some(states) => Row { of, states, now: Now::default() },
-            None => self.row(shard, of.first).await?.ok_or(Refusal::NoTransaction)?,
+            None => {
+                let row = self.row(shard, of.first).await.map_err(untold)?;
+                row.ok_or(Refusal::NoTransaction)?
+            }
         };
         Ok(Ended { transaction: self.view(shard, &row, true), is_late: ended.is_late })
     }
@@ -447,136 +423,6 @@ impl Broker {
         }
         Ok((found, None))
     }
-
-    // ---- checks
-
-    /// Transactions that a producer is asked about: waits for the first. Each is asked about
-    /// once at a time, whoever asks; an answer is a commit or a rollback, or none yet.
-    ///
-    /// # Errors
-    /// See [`Problem`].
-    pub async fn checks(&self, caller: &Caller, ask: &AskChecks) -> Result<Vec<Check>, Problem> {
-        check_producer(&ask.producer)?;
-        if !(1..=bounds::CHECKS).contains(&ask.max) {
-            let limit = format!("it must be from 1 to {}", bounds::CHECKS);
-            return Err(Problem::invalid("max", ask.max, limit));
-        }
-        if ask.wait > bounds::WAIT {
-            let limit = format!("at most {} s", bounds::WAIT.as_secs());
-            return Err(Problem::invalid("wait", format!("{:?}", ask.wait), limit));
-        }
-        let topic = match &ask.topic {
-            Some(name) => {
-                caller.check(Action::Publish, On::Topic(name))?;
-                Some(self.topic(name)?.id)
-            }
-            None => None,
-        };
-        let producer: Arc<str> = ask.producer.as_str().into();
-        let until = Instant::now() + ask.wait;
-        let mut ready = self.checks.subscribe();
-        loop {
-            ready.borrow_and_update();
-            let checks = self.take_checks(caller, &producer, topic, ask.max).await?;
-            if !checks.is_empty() || Instant::now() >= until {
-                return Ok(checks);
-            }
-            loop {
-                match tokio::time::timeout_at(until, ready.changed()).await {
-                    Err(_) => return Ok(Vec::new()),
-                    Ok(Err(_)) => return Err(Problem::stopping()),
-                    Ok(Ok(())) if !self.is_ready() => return Err(Problem::stopping()),
-                    Ok(Ok(())) => {}
-                }
-                let is_mine = |(who, of): &(Arc<str>, TopicId)| {
-                    *who == producer && topic.is_none_or(|topic| topic == *of)
-                };
-                if ready.borrow_and_update().iter().any(is_mine) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// What a producer may be asked about now.
-    async fn take_checks(
-        &self,
-        caller: &Caller,
-        producer: &Arc<str>,
-        topic: Option<TopicId>,
-        max: usize,
-    ) -> Result<Vec<Check>, Problem> {
-        let mut checks = Vec::new();
-        let mut bytes = 0;
-        for shard in self.shards.iter().filter(|shard| has_open(&shard.metrics)) {
-            let who = producer.clone();
-            let ready = self.directory.look(shard.id, move |view| {
-                let ready = view.shard.transactions().ready(view.now.lease);
-                let mine = ready
-                    .filter(|(name, of)| *name == who && topic.is_none_or(|topic| topic == *of));
-                Ok(mine.map(|(_, of)| *of).collect::<Vec<TopicId>>())
-            });
-            let mut topics = ready.await?;
-            topics.retain(|of| {
-                let topic = self.catalog().topic(*of).cloned();
-                topic.is_some_and(|topic| caller.may(Action::Publish, On::Topic(&topic.name)))
-            });
-            for topic in topics {
-                if checks.len() >= max {
-                    return Ok(checks);
-                }
-                let most = max - checks.len();
-                let command =
-                    Command::TakeChecks { producer: producer.clone(), topic: Some(topic), most };
-                let reply = self.directory.command(shard.id, command).await?;
-                let Reply::Checks(taken) = reply else {
-                    return Err(Problem::internal(format!("a look was answered by {reply:?}")));
-                };
-                for check in taken {
-                    // It may have been decided meanwhile.
-                    let row = self.row(shard.id, check.first).await?;
-                    let Some(row) = row.filter(|row| row.of.is_open()) else { continue };
-                    let message = match bytes < bounds::PAGE_BYTES {
-                        true => self.first_message(shard.id, &row.of).await?,
-                        false => None,
-                    };
-                    bytes += message.as_ref().map_or(0, |message| message.bytes() as u64);
-                    let transaction = self.view(shard.id, &row, true);
-                    checks.push(Check { transaction, check: check.check, message });
-                }
-            }
-        }
-        Ok(checks)
-    }
-
-    /// Looks who may be asked about something, while anybody waits for that, until the node
-    /// stops.
-    pub(super) async fn look_for_checks(of: Weak<Self>) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let Some(broker) = of.upgrade() else { return };
-            if !broker.is_ready() {
-                broker.checks.send_replace(Vec::new());
-                return;
-            }
-            if broker.checks.receiver_count() == 0 {
-                continue;
-            }
-            let mut all = Vec::new();
-            for shard in broker.shards.iter().filter(|shard| has_open(&shard.metrics)) {
-                let ready = broker.directory.look(shard.id, |view| {
-                    Ok(view.shard.transactions().ready(view.now.lease).cloned().collect::<Ready>())
-                });
-                // A shard that does not answer stops, and so does the node.
-                all.extend(ready.await.unwrap_or_default());
-            }
-            if !all.is_empty() {
-                broker.checks.send_replace(all);
-            }
-        }
-    }
-
-    // ---- shown
 
     async fn row(&self, shard: ShardId, first: Seq) -> Result<Option<Row>, Problem> {
         self.directory.look(shard, move |view| Ok(Row::read(view, first))).await
@@ -684,8 +530,9 @@ impl Broker {
     }
 }
 
-fn has_open(metrics: &crate::shard::ShardMetrics) -> bool {
-    metrics::get(&metrics.transactions_open) > 0
+/// It was done, and the node ends before it can say how it is: whoever asked cannot know.
+fn untold(problem: Problem) -> Problem {
+    Problem { kind: Kind::Unknown, code: "outcome_unknown", ..problem }
 }
 
 fn may_decide(caller: &Caller, catalog: &Catalog, topic: TopicId) -> bool {

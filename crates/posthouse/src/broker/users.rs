@@ -9,11 +9,20 @@ use posthouse_core::catalog::{AccessGrant, Action, Quota, Token, User, UserConfi
 use tokio::sync::OwnedMutexGuard;
 
 use super::access::{is_manager, is_open, token_hash};
+use super::access_keys::AccessKey;
 use super::{Broker, Caller, On};
 use crate::problem::{Kind, Problem};
 
 /// Before every token, so that one can be told when it is found where it should not be.
-const TOKEN_PREFIX: &str = "ph_";
+pub(super) const TOKEN_PREFIX: &str = "ph_";
+
+/// Bytes that nobody can guess.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Problem> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Problem::internal(format!("the system gives no random numbers: {e}")))?;
+    Ok(bytes)
+}
 
 /// The most users of a node.
 const USERS: usize = 10_000;
@@ -145,6 +154,34 @@ impl Broker {
         user: &str,
         token: &str,
     ) -> Result<String, Problem> {
+        let text = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random::<32>()?));
+        self.add_token(caller, user, token, &text).await?;
+        Ok(text)
+    }
+
+    /// Makes an access key for a user: a token that clients can sign with. It is listed and
+    /// revoked as a token of this name.
+    ///
+    /// # Errors
+    /// See [`Problem`].
+    pub async fn make_access_key(
+        &self,
+        caller: &Caller,
+        user: &str,
+        token: &str,
+    ) -> Result<AccessKey, Problem> {
+        let key = AccessKey::new(&self.secret)?;
+        self.add_token(caller, user, token, &key.secret).await?;
+        Ok(key)
+    }
+
+    async fn add_token(
+        &self,
+        caller: &Caller,
+        user: &str,
+        token: &str,
+        text: &str,
+    ) -> Result<(), Problem> {
         caller.check(Action::Manage, On::Node)?;
         posthouse_core::name::check(token)?;
         let turn = self.turn_of_users().await;
@@ -154,17 +191,12 @@ impl Broker {
             return Err(Problem::new(Kind::Conflict, "token_exists", detail)
                 .with_hint("revoke it first, or give this one another name"));
         }
-        let mut random = [0u8; 32];
-        getrandom::fill(&mut random)
-            .map_err(|e| Problem::internal(format!("the system gives no random numbers: {e}")))?;
-        let text = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(random));
         config.tokens.push(Token {
             name: token.into(),
-            sha256: token_hash(&text),
+            sha256: token_hash(text),
             created_at: self.now(),
         });
-        self.set_user(turn, user, config).await?;
-        Ok(text)
+        self.set_user(turn, user, config).await.map(drop)
     }
 
     /// Revokes a token of a user.

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::Failure;
+use super::output::Output;
 use crate::bench::{self, Door, Figure, Plan};
 use crate::units;
 
@@ -98,27 +100,38 @@ impl Bench {
             Work::Schedule(schedule) => return schedule.run(),
         };
         let plan = options.plan()?;
-        let json = options.json;
-        if !json {
-            println!("{}", Figure::HEAD);
-        }
-        let mut report = |figure: Figure| match json {
-            true => println!("{}", serde_json::to_string(&figure).expect("it is plain data")),
-            false => println!("{}", figure.line()),
-        };
-        super::runtime()?.block_on(async {
-            tokio::select! {
-                done = bench::run(work, &plan, &mut report) => done,
-                _ = tokio::signal::ctrl_c() => {
-                    Err(Failure { text: "interrupted".into(), code: 130 })
-                }
-            }
-        })?;
-        if !json {
-            println!("\n{}", described(&plan));
-        }
-        Ok(())
+        let shown = |out: &mut Output, figure: &Figure| out.line(figure.line());
+        let mut out = Output::new(options.json);
+        out.say(Figure::HEAD)?;
+        measure(&mut out, shown, async |report| bench::run(work, &plan, report).await)?;
+        out.say(format_args!("\n{}", described(&plan)))?;
+        out.flush()
     }
+}
+
+/// Prints figures as they come, until `work` has ended, somebody presses Ctrl-C, or nobody
+/// reads any more.
+pub(super) fn measure<F: Serialize>(
+    out: &mut Output,
+    shown: fn(&mut Output, &F) -> Result<(), Failure>,
+    work: impl AsyncFnOnce(&mut (dyn FnMut(F) + Send)) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (failed, mut failure) = tokio::sync::oneshot::channel();
+    let mut failed = Some(failed);
+    out.flush()?;
+    let mut report = |figure: F| {
+        let printed = out.show(&figure, shown).and_then(|()| out.flush());
+        if let (Err(error), Some(failed)) = (printed, failed.take()) {
+            let _ = failed.send(error);
+        }
+    };
+    super::runtime()?.block_on(async {
+        tokio::select! {
+            done = work(&mut report) => done,
+            Ok(error) = &mut failure => Err(error),
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("interrupted")),
+        }
+    })
 }
 
 impl Options {

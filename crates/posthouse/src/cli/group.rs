@@ -101,9 +101,9 @@ struct Seek {
 
 #[derive(Debug, Default, PartialEq, Args)]
 struct Config {
-    /// A topic that it gets, or a pattern like orders.*, and of it those messages whose tags
-    /// pass the filter, like orders.*:paid && !test. Can be repeated; the list replaces the
-    /// one before
+    /// A topic that it gets, or a pattern like orders.*, and of it those messages that pass
+    /// the filter: on tags, like orders.*:paid && !test, or on headers, like
+    /// orders.*:sql: price > 10. Can be repeated; the list replaces the one before
     #[arg(long = "subscribe", visible_alias = "topic", value_name = "TOPIC[:FILTER]",
         value_parser = subscription)]
     subscriptions: Vec<Subscription>,
@@ -485,6 +485,8 @@ mod tests {
         assert_eq!((parsed.topic.as_str(), parsed.filter.as_str()), ("orders.*", "paid && !test"));
         let parsed = subscription("orders").unwrap();
         assert_eq!((parsed.topic.as_str(), parsed.filter.as_str()), ("orders", ""));
+        let parsed = subscription("orders:sql: price > 10").unwrap();
+        assert_eq!((parsed.topic.as_str(), parsed.filter.as_str()), ("orders", "sql: price > 10"));
         assert!(subscription(":paid").is_err());
     }
 

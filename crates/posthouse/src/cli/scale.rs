@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::Failure;
-use super::bench::number;
+use super::bench::{measure, number};
+use super::output::Output;
 use crate::bench::scale::{self, ScaleFigure, ScalePlan, ScaleWork, ScheduleWork};
 use crate::units;
 
@@ -209,22 +210,10 @@ impl Schedule {
 impl Options {
     fn run(&self, work: ScaleWork, defaults: &Defaults) -> Result<(), Failure> {
         let plan = self.plan(defaults)?;
-        let json = self.json;
-        if !json {
-            println!("{}", ScaleFigure::HEAD);
-        }
-        let mut report = |figure: ScaleFigure| match json {
-            true => println!("{}", serde_json::to_string(&figure).expect("it is plain data")),
-            false => println!("{}", figure.line()),
-        };
-        super::runtime()?.block_on(async {
-            tokio::select! {
-                done = scale::run(work, &plan, &mut report) => done,
-                _ = tokio::signal::ctrl_c() => {
-                    Err(Failure { text: "interrupted".into(), code: 130 })
-                }
-            }
-        })
+        let shown = |out: &mut Output, figure: &ScaleFigure| out.line(figure.line());
+        let mut out = Output::new(self.json);
+        out.say(ScaleFigure::HEAD)?;
+        measure(&mut out, shown, async |report| scale::run(work, &plan, report).await)
     }
 
     fn plan(&self, defaults: &Defaults) -> Result<ScalePlan, Failure> {

@@ -118,6 +118,9 @@ struct Config {
     /// How often it is asked at most, before an operator has to decide
     #[arg(long, value_name = "N")]
     checks: Option<u32>,
+    /// Which sort of messages it takes; any by default
+    #[arg(long, value_name = "SORT")]
+    accepts: Option<json::Accepts>,
     #[command(flatten)]
     quota: QuotaArgs,
 }
@@ -143,6 +146,7 @@ impl Config {
             check_after: self.check_after.map(Duration),
             checks: self.checks,
             publish_quota: self.quota.into_json(),
+            accepts: self.accepts,
         }
     }
 }
@@ -316,6 +320,8 @@ fn show(out: &mut Output, topic: &json::Topic) -> Result<(), Failure> {
     facts.add_some("delays", topic.config.delays.map(delays));
     let expired = |bury| if bury { "dead letters" } else { "passed over" };
     facts.add_some("expired", topic.config.bury_expired.map(expired));
+    let accepts = topic.config.accepts.map(|sort| format!("{sort:?} messages").to_lowercase());
+    facts.add_some("accepts", accepts);
     facts.print(out)?;
     out.line("")?;
     let mut table = Table::new(">PARTITION >SHARD >HEAD >NEXT >MESSAGES >BYTES OLDEST");

@@ -53,6 +53,10 @@ enum Command {
         /// What to call it
         #[arg(long, value_name = "NAME", default_value = "default")]
         name: String,
+        /// Make an access key with it, for RocketMQ clients: it is printed before the token, which
+        /// is its secret
+        #[arg(long)]
+        access_key: bool,
     },
     /// Revoke a token, at once
     Revoke {
@@ -151,7 +155,10 @@ impl User {
                     out.line(format_args!("deleted user {name}"))
                 })
             }
-            Command::Token { user, name } => token(&client, user, name, out).await,
+            Command::Token { user, name, access_key } => {
+                let request = proto::CreateTokenRequest { user, name, access_key };
+                token(&client, request, out).await
+            }
             Command::Revoke { user, name } => {
                 let request = proto::RevokeTokenRequest { user, name: name.clone() };
                 let user = client.raw().revoke_token(request).await?.into_inner();
@@ -165,14 +172,19 @@ impl User {
 
 async fn token(
     client: &Client,
-    user: String,
-    name: String,
+    request: proto::CreateTokenRequest,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let request = proto::CreateTokenRequest { user: user.clone(), name: name.clone() };
+    let (user, name) = (request.user.clone(), request.name.clone());
     let made = client.raw().create_token(request).await?.into_inner();
+    let made = json::NewToken { token: made.token, access_key: made.access_key };
     // The token alone, so that it can be put into a variable.
-    out.show(&json::NewToken { token: made.token }, |out, made| out.line(&made.token))?;
+    out.show(&made, |out, made| {
+        if let Some(key) = &made.access_key {
+            out.line(key)?;
+        }
+        out.line(&made.token)
+    })?;
     out.flush()?;
     if !out.is_json() {
         note(format_args!("token {name} of user {user}; it is never shown again"));

@@ -54,7 +54,8 @@ pub struct GroupConfig {
 pub struct Subscription {
     /// A name, or a pattern like `orders.*`.
     pub topic: String,
-    /// Which messages, by their tags: `paid, (vip and not test), /^eu-/`; all if absent.
+    /// Which messages: by their tags, `paid, (vip and not test), /^eu-/`; or by their
+    /// headers, `sql: region = 'eu' AND price > 10`; all if absent.
     #[serde(default)]
     pub filter: String,
 }

@@ -35,7 +35,9 @@ pub use schedule::{
     Change, ChangeStatus, Changes, Hour, Hours, Move, Moves, ScheduledList, Shift, Target, Targets,
 };
 pub use settle::{Ack, Extend, Nack, Settled, SettledReceipt, Verdict};
-pub use topic::{Partition, PublishQuota, PurgeTopic, Retention, Topic, TopicConfig, Topics};
+pub use topic::{
+    Accepts, Partition, PublishQuota, PurgeTopic, Retention, Topic, TopicConfig, Topics,
+};
 pub use transaction::{
     Prepare, Transaction, TransactionCheck, TransactionChecks, TransactionMessage,
     TransactionState, Transactions,

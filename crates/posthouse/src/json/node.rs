@@ -82,6 +82,9 @@ pub struct Users {
 pub struct TokenName {
     /// The name.
     pub name: String,
+    /// Whether clients of other protocols are to sign with it.
+    #[serde(default)]
+    pub access_key: bool,
 }
 
 /// A new token.
@@ -89,6 +92,9 @@ pub struct TokenName {
 pub struct NewToken {
     /// The token. It is never shown again.
     pub token: String,
+    /// What a client is known by that signs with the token, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<String>,
 }
 
 /// The node.

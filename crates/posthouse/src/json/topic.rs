@@ -41,6 +41,51 @@ pub struct TopicConfig {
     /// How fast it may be published to; `{}` takes limits away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish_quota: Option<PublishQuota>,
+    /// Which sort of messages it takes; any by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepts: Option<Accepts>,
+}
+
+/// Which sort of messages a topic takes. A message is of a transaction, else delayed, else with
+/// a key, else normal; what it has beside that does not matter.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Accepts {
+    /// All.
+    Any,
+    /// Those with no key, at once.
+    Normal,
+    /// Those with a key.
+    Keyed,
+    /// Those that come later.
+    Delayed,
+    /// Those of transactions.
+    Prepared,
+}
+
+impl From<Accepts> for proto::Accepts {
+    fn from(accepts: Accepts) -> Self {
+        match accepts {
+            Accepts::Any => proto::Accepts::Any,
+            Accepts::Normal => proto::Accepts::Normal,
+            Accepts::Keyed => proto::Accepts::Keyed,
+            Accepts::Delayed => proto::Accepts::Delayed,
+            Accepts::Prepared => proto::Accepts::Prepared,
+        }
+    }
+}
+
+impl Accepts {
+    fn from_proto(accepts: i32) -> Option<Accepts> {
+        match proto::Accepts::try_from(accepts).ok()? {
+            proto::Accepts::Unspecified => None,
+            proto::Accepts::Any => Some(Accepts::Any),
+            proto::Accepts::Normal => Some(Accepts::Normal),
+            proto::Accepts::Keyed => Some(Accepts::Keyed),
+            proto::Accepts::Delayed => Some(Accepts::Delayed),
+            proto::Accepts::Prepared => Some(Accepts::Prepared),
+        }
+    }
 }
 
 /// Limits by the second, over all publishers. What is absent is not limited.
@@ -167,6 +212,7 @@ impl TopicConfig {
             check_after_ms: self.check_after.map(|after| after.0),
             checks: self.checks,
             publish_quota: self.publish_quota.map(Into::into),
+            accepts: self.accepts.map(|accepts| proto::Accepts::from(accepts).into()),
         })
     }
 }
@@ -231,6 +277,7 @@ impl From<proto::Topic> for Topic {
                 check_after: config.check_after_ms.map(Duration),
                 checks: config.checks,
                 publish_quota: config.publish_quota.map(Into::into),
+                accepts: config.accepts.and_then(Accepts::from_proto),
             },
             created_at: Time(topic.created_at_ms),
             messages: topic.messages,

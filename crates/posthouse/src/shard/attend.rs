@@ -7,8 +7,9 @@ use bytes::Bytes;
 use posthouse_core::catalog::Catalog;
 use posthouse_core::chunk::Miss;
 use posthouse_core::message::{self, Origin, Parts};
+use posthouse_core::queue::Peek;
+use posthouse_core::queue::clean::Candidate;
 use posthouse_core::queue::command::{Burial, Claim, Command, Copied, Reply};
-use posthouse_core::queue::{Delivery, Peek};
 use posthouse_core::record::Draft;
 use posthouse_core::{ShardId, UnixMs};
 use posthouse_frame::{BodyBuf, BodyRef};
@@ -29,10 +30,13 @@ use crate::store::chunks::ChunkFiles;
 pub enum Effect {
     /// A block to be read.
     Fetch(Miss),
-    /// Messages to be judged by their text.
+    /// Messages to be judged by what stands in them.
     Judge(Peek, Waiter),
     /// A message to be copied to the dead letters.
     Bury(Box<Burial>),
+    /// Bodies to be carried to the log's tail, found when chunks of the index had been made
+    /// anew so many times.
+    Carry(u64, Vec<Candidate>),
     /// A step of a snapshot.
     Snapshot(SnapshotStep),
     /// Mail that the loop leaves for itself.
@@ -171,6 +175,7 @@ impl<R: LogReader> Attendant<R> {
                 Effect::Judge(peek, waiter) => {
                     drop(tokio::spawn(self.clone().judge(peek, waiter)));
                 }
+                Effect::Carry(folds, found) => drop(tokio::spawn(self.clone().carry(folds, found))),
                 Effect::Bury(burial) => drop(tokio::spawn(self.clone().bury(*burial))),
             }
         }
@@ -209,6 +214,8 @@ impl<R: LogReader> Attendant<R> {
                     if self.passes(&peek, &content) && !is_off {
                         pass.push(found.position);
                     }
+                    // A long filter over large headers takes its time; others get theirs.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     // What cannot be read cannot be judged: the group stops in front
@@ -249,7 +256,35 @@ impl<R: LogReader> Attendant<R> {
             return false;
         };
         let group = catalog.effective(group);
-        group.filters(&topic.name, catalog.secret()).any(|filter| filter.by_text(&parts.tags))
+        group.filters(&topic.name, catalog.secret()).any(|filter| filter.passes(&parts))
+    }
+
+    /// Reads bodies, and has them carried.
+    async fn carry(self, folds: u64, found: Vec<Candidate>) {
+        let read = self.bodies.read(found.iter().map(|item| item.body).collect()).await;
+        let total: usize = found.iter().map(|item| item.body.len as usize).sum();
+        let mut bodies = BodyBuf::with_capacity(total);
+        let mut items = Vec::with_capacity(found.len());
+        for (item, body) in found.into_iter().zip(read) {
+            match body {
+                Ok(content) => {
+                    bodies.seal(|out| out.extend_from_slice(&content));
+                    items.push(item);
+                }
+                // Its message is, too.
+                Err(ReadError::Gone { .. }) => {}
+                // It stays where it is, and its segment with it.
+                Err(error) => tracing::error!("a message cannot be carried: {error}"),
+            }
+        }
+        let (tx, rx) = oneshot::channel();
+        let command = Command::Carry { folds, items, bodies };
+        self.send(Mail::Command { command, tx, room: None });
+        let bytes = match rx.await {
+            Ok(Ok(Reply::Count(bytes))) => bytes,
+            _ => 0,
+        };
+        self.send(Mail::Carried(bytes));
     }
 
     /// Copies a message to the dead letters of its group.
@@ -332,9 +367,4 @@ pub fn copy(
     let mut body = BodyBuf::with_capacity(payload.len() + 256);
     let len = body.seal(|out| parts.encode(payload, out));
     Copied { body, draft: Draft { len, key, tags, ..Draft::default() } }
-}
-
-/// The bodies that deliveries need.
-pub fn places(deliveries: &[Delivery]) -> Vec<BodyRef> {
-    deliveries.iter().map(|delivery| delivery.found.body).collect()
 }

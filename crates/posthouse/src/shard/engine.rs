@@ -20,6 +20,7 @@ use posthouse_log::{Log, LogState};
 
 use super::Tx;
 use super::attend::Effect;
+use super::clean::Cleaner;
 use super::gate::Gate;
 use super::mail::{Mail, Question, View};
 use super::mailbox::Classes;
@@ -150,6 +151,7 @@ pub struct Engine<L: Log> {
     pub(super) gate: Gate<Output>,
     pub(super) options: EngineOptions,
     pub(super) progress: Progress,
+    pub(super) cleaner: Cleaner,
     pub(super) effects: VecDeque<Effect>,
     pub(super) epoch: u32,
     pub(super) waiters: Waiters,
@@ -193,6 +195,7 @@ impl<L: Log> Engine<L> {
             frame: FrameBuf::new(log.tail().next()),
             gate: Gate::new(durable),
             progress: Progress::new(snapshot_at),
+            cleaner: Cleaner::default(),
             effects: VecDeque::new(),
             epoch,
             log,
@@ -290,6 +293,7 @@ impl<L: Log> Engine<L> {
                 self.shard.bury_again(group, partition, position);
             }
             Mail::SnapshotTaken(taken) => self.snapshot_taken(taken, catalog, now),
+            Mail::Carried(bytes) => self.carried(bytes),
             Mail::WantSnapshot => self.suggest_snapshot(),
             Mail::Hold(hold, tx) => self.progress.hold(hold, tx),
             Mail::EndWaits => self.refuse_waits(),
@@ -396,6 +400,11 @@ impl<L: Log> Engine<L> {
                     self.forget_chunks();
                 }
             }
+            // It has been made anew, and its file is gone: what waits asks the new one.
+            Err(_) if !self.is_in_use(miss.chunk) => {
+                self.resumed.extend(waiting);
+                self.resume(catalog, now);
+            }
             Err(error) => {
                 self.judging.remove(&miss);
                 for mail in waiting {
@@ -406,6 +415,11 @@ impl<L: Log> Engine<L> {
         if !planted("fetched-untold") {
             self.shard.fetched(miss);
         }
+    }
+
+    fn is_in_use(&self, chunk: ChunkId) -> bool {
+        self.shard.index().chunks().iter().any(|of| of.id() == chunk)
+            || self.shard.schedule().runs().iter().any(|run| run.id() == chunk)
     }
 
     // ---- time
@@ -539,6 +553,11 @@ impl<L: Log> Engine<L> {
         }
     }
 
+    /// Whether nothing new is begun.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     fn stop(&mut self, tx: tokio::sync::oneshot::Sender<()>) {
         self.stopping = Some(tx);
         self.refuse_waits();
@@ -571,7 +590,8 @@ impl<L: Log> Engine<L> {
         if self.due_not_before > now.lease {
             until = Some(until.map_or(self.due_not_before, |u| u.max(self.due_not_before)));
         }
-        if let Some(at) = self.progress.look_again(now) {
+        let looks = [self.progress.look_again(now), self.look_for_room(now)];
+        for at in looks.into_iter().flatten() {
             until = Some(until.map_or(at, |until| until.min(at)));
         }
         let chores = self.shard.has_chores() && now.lease >= self.due_not_before;

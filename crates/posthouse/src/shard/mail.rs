@@ -65,6 +65,8 @@ pub enum Mail {
     },
     /// A snapshot has been taken, or could not be.
     SnapshotTaken(Result<Taken, String>),
+    /// Bodies have been carried: so many bytes.
+    Carried(u64),
     /// A snapshot would let segments go.
     WantSnapshot,
     /// Files are about to be copied: none is freed as long as it holds.
@@ -95,6 +97,7 @@ impl Mail {
             | Mail::LookAgain(_)
             | Mail::BuryAgain { .. }
             | Mail::SnapshotTaken(_)
+            | Mail::Carried(_)
             | Mail::WantSnapshot
             | Mail::Hold(..)
             | Mail::EndWaits
@@ -130,6 +133,7 @@ impl Mail {
             Command::Reschedule(items) => items.len() * 24 + ITEM,
             Command::Cancel(items) => items.len() * 16 + ITEM,
             Command::ForgetRecurring(gone) => gone.len() * 16 + ITEM,
+            Command::Carry { items, bodies, .. } => bodies.len() + items.len() * 32 + ITEM,
             Command::Bury { copy, .. } => copy.body.len() + 4 * ITEM,
             Command::Redrive { letters, .. } => {
                 letters.iter().map(|(_, copy)| copy.body.len() + 4 * ITEM).sum::<usize>() + ITEM
@@ -181,6 +185,7 @@ impl Mail {
             | Mail::LookAgain(_)
             | Mail::BuryAgain { .. }
             | Mail::EndWaits
+            | Mail::Carried(_)
             | Mail::WantSnapshot
             | Mail::Hold(..)
             | Mail::SnapshotTaken(_) => {}

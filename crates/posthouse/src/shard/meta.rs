@@ -23,6 +23,7 @@ use super::hold::Hold;
 use super::mailbox::Classes;
 use super::snapshots::{self, Progress};
 use crate::problem::Problem;
+use crate::store::clean::Cleaning;
 use crate::store::snapshot::{Begin, Taken};
 
 /// A snapshot is due after so many bytes of records.
@@ -252,6 +253,7 @@ impl<L: Log> MetaEngine<L> {
                     epoch: self.epoch,
                     segments: self.progress.needed_segments::<L>(&self.reader, |_, _| 0),
                     index: Vec::new(),
+                    cleaning: Cleaning::default(),
                     frozen: None,
                     schedule: Freeze::default(),
                     whole: false,

@@ -10,6 +10,7 @@
 //! them the time and the mail, and does what they ask for ([`Effect`]).
 
 pub mod attend;
+pub mod clean;
 pub mod clock;
 pub mod engine;
 pub mod gate;

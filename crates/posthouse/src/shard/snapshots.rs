@@ -11,13 +11,14 @@ use posthouse_core::page::Captured;
 use posthouse_core::queue::Command;
 use posthouse_core::{Now, ShardMs};
 use posthouse_frame::FrameNo;
-use posthouse_log::{Log, LogReader as _, SegmentNo};
+use posthouse_log::{Log, LogReader as _, Segment, SegmentNo};
 use tokio::sync::oneshot;
 
 use super::attend::Effect;
 use super::engine::Engine;
 use super::hold::Hold;
 use super::metrics;
+use crate::store::clean::Folded;
 use crate::store::snapshot::{Begin, Taken};
 
 /// Pages captured in one turn.
@@ -31,6 +32,9 @@ const HELD_UP_MS: u64 = 5;
 
 /// How long to wait after a snapshot that could not be taken.
 const PAUSE_MS: u64 = 10_000;
+
+/// Bytes of frames between two snapshots, however little of the log is needed.
+const LOG_BYTES_LEAST: u64 = 64 << 20;
 
 /// What a loop tells whoever writes its snapshots.
 #[derive(Debug)]
@@ -135,7 +139,7 @@ impl Progress {
     }
 
     /// Whether somebody copies files.
-    fn is_held(&mut self) -> bool {
+    pub fn is_held(&mut self) -> bool {
         let holds = self.hold.as_ref().is_some_and(|hold| hold.holds());
         if !holds {
             self.hold = None;
@@ -282,20 +286,23 @@ impl Progress {
         }
     }
 
+    /// Whether replay has no need of a segment from the next snapshot on: it starts behind
+    /// the newest one, which will be the older one then.
+    pub fn is_behind(&self, segment: &Segment) -> bool {
+        !segment.active && segment.last <= self.newest
+    }
+
     /// The segments that are needed from the next snapshot on. Those that are not are
-    /// kept in mind, and go with it: replay starts behind the newest snapshot, which
-    /// will be the older one then, and nothing in them is live.
+    /// kept in mind, and go with it: replay has no need of them, and nothing in them is live.
     pub fn needed_segments<L: Log>(
         &mut self,
         reader: &L::Reader,
         live_in: impl Fn(FrameNo, FrameNo) -> u64,
     ) -> Vec<SegmentNo> {
-        let replay_from = self.newest.next();
         let mut needed = Vec::new();
         self.free.clear();
         for segment in reader.segments() {
-            let is_dead = !segment.active
-                && segment.last < replay_from
+            let is_dead = self.is_behind(&segment)
                 && (live_in(segment.first, segment.last) == 0
                     || posthouse_frame::planted("live-segment-freed"));
             if is_dead { self.free.push(segment.no) } else { needed.push(segment.no) }
@@ -310,13 +317,14 @@ impl<L: Log> Engine<L> {
         let young = self.shard.index().young_bytes();
         metrics::set(&self.metrics().young_bytes, young as u64);
         metrics::set(&self.metrics().snapshotting, u64::from(!self.progress.is_at_rest()));
+        self.forget_carried();
         let (meta_bytes, log_bytes) = self.progress.bytes();
         let (entries, bodies) = self.shard.schedule().young_bytes();
         let is_time = young >= self.options.young_bytes
             || entries >= self.options.young_bytes
             || bodies >= self.options.young_body_bytes
             || meta_bytes >= self.options.snapshot_meta_bytes
-            || log_bytes >= self.options.snapshot_log_bytes;
+            || log_bytes >= self.snapshot_log_bytes();
         if self.progress.should_begin(is_time, now) {
             self.begin_snapshot(now);
         }
@@ -327,10 +335,17 @@ impl<L: Log> Engine<L> {
         push_all(&mut self.effects, steps);
     }
 
+    /// After how many bytes of frames a snapshot is due. What comes in between cannot go
+    /// before the one after it: with little that is needed, that is not to be much more.
+    fn snapshot_log_bytes(&self) -> u64 {
+        let most = self.options.snapshot_log_bytes;
+        (self.shard.live() / 2).clamp(LOG_BYTES_LEAST.min(most), most)
+    }
+
     /// A snapshot would be of use if it lets something go: else one would follow the other
     /// for nothing, on a disk that is full.
     pub(super) fn suggest_snapshot(&mut self) {
-        let is_dead = |segment: &posthouse_log::Segment| {
+        let is_dead = |segment: &Segment| {
             !segment.active && self.shard.live_in(segment.first, segment.last) == 0
         };
         if self.reader.segments().iter().any(is_dead) {
@@ -355,13 +370,16 @@ impl<L: Log> Engine<L> {
         let segments = self
             .progress
             .needed_segments::<L>(&self.reader, |first, last| shard.live_in(first, last));
+        let is_held = self.progress.is_held();
+        let cleaning = self.plan_cleaning(is_held);
         let begin = Begin {
             frame: self.frame.no().prev(),
             wall_ms: now.wall.0,
             lease_ms: now.lease.0,
             epoch: self.epoch,
             segments,
-            index: self.shard.index().chunks().iter().map(|chunk| chunk.id()).collect(),
+            index: self.shard.index().chunks().to_vec(),
+            cleaning,
             frozen: self.shard.index_mut().freeze(),
             schedule: self.shard.schedule_mut().freeze(now),
             whole: false,
@@ -390,6 +408,11 @@ impl<L: Log> Engine<L> {
                 self.cache.insert(Miss { chunk: chunk.directory.id, block }, data.clone());
             }
         }
+        if let Some(Folded { from, to, moved }) = taken.folded {
+            self.shard.index_mut().refold(&from, to.as_ref());
+            from.iter().for_each(|chunk| self.cache.forget(*chunk));
+            self.cleaner.settled(moved);
+        }
         let merged = taken.merged.as_ref().map(|(from, to)| (&from[..], to.as_ref()));
         self.shard.schedule_mut().install(taken.frame, taken.run.as_ref(), merged);
         if let Err(error) = self.log.release(replay_from, &free) {
@@ -401,6 +424,7 @@ impl<L: Log> Engine<L> {
         let noted = self.shard.decide(&mut note, catalog, &self.cache, now, &mut self.frame);
         debug_assert!(noted.is_ok());
         self.apply_from(start);
+        self.found(taken.found);
     }
 }
 

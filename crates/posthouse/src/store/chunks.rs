@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use posthouse_core::chunk::{ChunkId, Directory, Miss, SealedChunk, TRAILER_BYTES};
-use posthouse_log::files::{Access, File, Files};
+use posthouse_log::files::{Access, File, Files, PIECE_BYTES};
 
 use super::StoreError;
+
+/// Before the number of a chunk whose file is being removed.
+const GONE: &str = "gone-";
 
 /// The chunk files of one shard. Shared by whoever reads and writes them.
 #[derive(Clone, Debug)]
@@ -57,10 +60,15 @@ impl ChunkFiles {
             _ => {}
         }
         let file = inner.files.create(&path)?;
-        let mut offset = 0;
+        let (mut offset, mut synced) = (0, 0);
         for piece in &chunk.pieces {
             file.write_all_at(piece, offset)?;
             offset += piece.len() as u64;
+            if offset - synced >= PIECE_BYTES as u64 {
+                // For the log's syncs, which would wait for one of all at the end.
+                file.sync_data()?;
+                synced = offset;
+            }
         }
         if !posthouse_frame::planted("chunk-unsynced") {
             file.sync_all()?;
@@ -137,16 +145,35 @@ impl ChunkFiles {
             .map_err(|e| StoreError::damaged(&path, e))
     }
 
-    /// Removes a chunk's file.
+    /// Removes a chunk's file. Under another name first: whoever reads it meanwhile, from
+    /// another process perhaps, finds it shorter and then gone, which is no damage.
     ///
     /// # Errors
     /// What the system refused; that it is gone already is no error.
     pub fn remove(&self, id: ChunkId) -> Result<(), StoreError> {
         self.lock().remove(&id);
-        match self.inner.files.unlink(&self.path(id)) {
-            Err(error) if !error.is_missing() => Err(error.into()),
-            _ => Ok(()),
+        let gone = self.inner.dir.join(format!("{GONE}{}-{}", id.epoch, id.number));
+        match self.inner.files.rename(&self.path(id), &gone) {
+            Err(error) if error.is_missing() => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(self.inner.files.unlink_slowly(&gone)?),
         }
+    }
+
+    /// Removes the files of all chunks but those that are needed, and what was being removed
+    /// when the process ended; at once, for a start, when nobody's syncs would wait.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn remove_leftovers(&self, is_needed: impl Fn(ChunkId) -> bool) -> Result<(), StoreError> {
+        let Inner { files, dir, .. } = &*self.inner;
+        for entry in files.list(dir)? {
+            let is_left = Self::id_of(&entry.name).is_some_and(|chunk| !is_needed(chunk));
+            if is_left || entry.name.starts_with(GONE) {
+                files.unlink(&dir.join(&entry.name))?;
+            }
+        }
+        Ok(())
     }
 
     /// The chunks that have files.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use posthouse_frame::{Crc, FrameNo};
-use posthouse_log::files::{Access, DirLock, FileError, Files};
+use posthouse_log::files::{Access, DirLock, FileError, Files, PIECE_BYTES};
 use posthouse_log::local::{Extent, LocalLog, LocalOptions, extents};
 
 use super::chunks::ChunkFiles;
@@ -19,9 +19,6 @@ use super::look::{Look, Part, TRIES};
 use super::manifest::Manifest;
 use super::verify::{self, Finding};
 use super::{SECRET_FILE, STORE_FILE, StoreError};
-
-/// Copied and synced at once: small, because the syncs of logs wait behind it.
-const PIECE_BYTES: usize = 1 << 20;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 

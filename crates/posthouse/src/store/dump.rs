@@ -13,8 +13,8 @@ use bytes::Bytes;
 use posthouse_core::catalog::Catalog;
 use posthouse_core::message;
 use posthouse_core::record::{
-    CancelReason, Entries, Grant, List, ListItem, Pending, Place, PlaceReason, Prepare,
-    PreparedPart, Record, RecordError, Records, Rescheduled, SkipReason, TrimReason, When,
+    CancelReason, CarriedItem, Entries, Grant, List, ListItem, Pending, Place, PlaceReason,
+    Prepare, PreparedPart, Record, RecordError, Records, Rescheduled, SkipReason, TrimReason, When,
 };
 use posthouse_core::{GroupId, PartitionId, Run};
 use posthouse_frame::varint::Cursor;
@@ -313,6 +313,17 @@ impl Names<'_> {
                 fields(json!({ "transaction": first, "at": units::show_time(at.0) }))
             }
             Record::ForgetDecisions { upto } => fields(json!({ "upto": upto })),
+            Record::Carry { items, .. } => {
+                let of = |item: CarriedItem| {
+                    json!({
+                        "partition": item.partition.0,
+                        "position": item.position,
+                        "from_frame": item.from.0,
+                        "bytes": item.len,
+                    })
+                };
+                fields(json!({ "items": items.iter().map(of).collect::<Vec<_>>() }))
+            }
             Record::Recur { recurring, at } => {
                 fields(json!({ "recurring": recurring, "at": units::show_time(at.0) }))
             }
@@ -440,6 +451,7 @@ fn name_of(record: &Record<'_>) -> &'static str {
         Record::Commit(_) => "commit",
         Record::Rollback { .. } => "rollback",
         Record::ForgetDecisions { .. } => "forget_decisions",
+        Record::Carry { .. } => "carry",
         Record::Recur { .. } => "recur",
     }
 }
@@ -467,6 +479,7 @@ fn partition_of(record: &Record<'_>) -> Option<PartitionId> {
         Record::Grant(grant) => Some(grant.partition),
         Record::Reschedule { items } => single(items.iter().map(|item| item.of.partition)),
         Record::Cancel { items, .. } => single(items.iter().map(|item| item.partition)),
+        Record::Carry { items, .. } => single(items.iter().map(|item| item.partition)),
         Record::Prepare(prepare) => single(prepare.parts.iter().map(|part| part.partition)),
         Record::Forget { .. }
         | Record::Snapshot { .. }

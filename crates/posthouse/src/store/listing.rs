@@ -82,7 +82,7 @@ impl Listing {
         let damaged = |error| StoreError::damaged(&file, error);
         let format: Format = serde_json::from_slice(&bytes).map_err(damaged)?;
         if format.format > FORMAT {
-            return Err(StoreError::Newer { dir: file.clone(), found: format.format });
+            return Err(StoreError::Newer { path: file.clone(), found: format.format });
         }
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }

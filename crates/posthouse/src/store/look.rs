@@ -235,7 +235,7 @@ impl Look {
             expected = expected.next();
             if header.min_reader > READER {
                 let found = header.min_reader.into();
-                return Err(StoreError::Newer { dir: part.dir.clone(), found });
+                return Err(StoreError::Newer { path: part.dir.clone(), found });
             }
             if header.kind == Kind::Data {
                 machine.apply(header.frame_no, &unit.meta).map_err(|error| {

@@ -181,7 +181,7 @@ impl Manifest {
         Manifest::decode(&bytes, store, shard).map_err(|unusable| match unusable {
             Unusable::Damaged(what) => StoreError::damaged(file, what),
             Unusable::Newer(found) => {
-                StoreError::Newer { dir: file.to_owned(), found: found.into() }
+                StoreError::Newer { path: file.to_owned(), found: found.into() }
             }
         })
     }

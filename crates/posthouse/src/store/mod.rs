@@ -13,6 +13,7 @@
 
 pub mod cache;
 pub mod chunks;
+pub mod clean;
 pub mod copy;
 pub mod dump;
 pub mod listing;
@@ -77,11 +78,11 @@ pub enum StoreError {
     /// A newer release wrote it.
     #[error(
         "{} has format {found}; this release reads up to {FORMAT}: use the newer release that \
-         wrote it", dir.display()
+         wrote it", path.display()
     )]
     Newer {
         /// The directory, or the file in it.
-        dir: PathBuf,
+        path: PathBuf,
         /// Its format.
         found: u32,
     },
@@ -329,7 +330,7 @@ pub fn read_info(files: &dyn Files, dir: &Path) -> Result<StoreInfo, StoreError>
     let format: Format =
         serde_json::from_slice(&bytes).map_err(|e| StoreError::damaged(&file, e))?;
     if format.format > FORMAT {
-        return Err(StoreError::Newer { dir: dir.to_owned(), found: format.format });
+        return Err(StoreError::Newer { path: file, found: format.format });
     }
     serde_json::from_slice(&bytes).map_err(|e| StoreError::damaged(&file, e))
 }

@@ -317,14 +317,11 @@ fn remove_leftovers(
     older: &BTreeSet<ChunkId>,
 ) -> Result<(), StoreError> {
     let needed = manifest.chunks();
-    for chunk in chunks.list()? {
-        let is_index =
-            posthouse_frame::planted("index-removed") && manifest.index.first() == Some(&chunk);
-        if is_index || (!needed.contains(&chunk) && !older.contains(&chunk)) {
-            chunks.remove(chunk)?;
-        }
-    }
-    Ok(())
+    let is_planted = posthouse_frame::planted("index-removed");
+    chunks.remove_leftovers(|chunk| {
+        let is_lost = is_planted && manifest.index.first() == Some(&chunk);
+        !is_lost && (needed.contains(&chunk) || older.contains(&chunk))
+    })
 }
 
 /// Applies the frames of a log behind frame `after`.
@@ -342,7 +339,10 @@ pub(super) fn replay<M: Machine>(
         let frame = frame?;
         let header = frame.header;
         if header.min_reader > READER {
-            return Err(StoreError::Newer { dir: dir.to_owned(), found: header.min_reader.into() });
+            return Err(StoreError::Newer {
+                path: dir.to_owned(),
+                found: header.min_reader.into(),
+            });
         }
         replayed.log_bytes += u64::from(header.total);
         if header.kind != Kind::Data {

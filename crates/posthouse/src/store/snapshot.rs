@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use posthouse_core::chunk::{BLOCK_BYTES, ChunkBuilder, ChunkId, ChunkKind, Miss, SealedChunk};
-use posthouse_core::index::{Memtable, block};
+use posthouse_core::index::{IndexChunk, Memtable, block};
 use posthouse_core::page::{Captured, Located, PageId, PageMap};
+use posthouse_core::queue::clean::Search;
 use posthouse_core::schedule::run::{self, Place};
 use posthouse_core::schedule::{Freeze, Run};
 use posthouse_frame::{BodyRef, FrameNo};
@@ -17,6 +18,7 @@ use posthouse_log::{ReadError, SegmentNo};
 
 use super::StoreError;
 use super::chunks::ChunkFiles;
+use super::clean::{Cleaning, Folded, Found, Known};
 use super::manifest::Manifest;
 
 /// A page chunk is closed at this size.
@@ -39,12 +41,14 @@ pub struct Begin {
     pub epoch: u32,
     /// The segments of the log that are needed from now on.
     pub segments: Vec<SegmentNo>,
-    /// The chunks of the index in use.
-    pub index: Vec<ChunkId>,
+    /// The chunks of the index in use, oldest first.
+    pub index: Vec<IndexChunk>,
     /// The table of new messages that shall become a chunk.
     pub frozen: Option<Arc<Memtable>>,
     /// The schedule.
     pub schedule: Freeze,
+    /// What is done besides.
+    pub cleaning: Cleaning,
     /// Whether all pages come, and not only those that have changed.
     pub whole: bool,
     /// Whether chunk files stay that nothing needs any more: somebody copies them.
@@ -60,6 +64,10 @@ pub struct Taken {
     pub digest: u64,
     /// The index chunk that was made.
     pub index: Option<SealedChunk>,
+    /// Chunks of the index that were made anew.
+    pub folded: Option<Folded>,
+    /// The bodies that were looked for, if any were.
+    pub found: Option<Found>,
     /// The run that was made of what was scheduled since the snapshot before.
     pub run: Option<SealedChunk>,
     /// Runs that were put together.
@@ -87,6 +95,7 @@ pub struct Snapshots {
     older: BTreeSet<ChunkId>,
     /// Chunks that neither needs, and that were kept for somebody.
     kept: BTreeSet<ChunkId>,
+    known: Known,
     making: Option<Making>,
 }
 
@@ -133,6 +142,7 @@ impl Snapshots {
             newest,
             older,
             kept: BTreeSet::new(),
+            known: Known::default(),
             making: None,
         }
     }
@@ -156,7 +166,7 @@ impl Snapshots {
             wall_ms: begin.wall_ms,
             lease_ms: begin.lease_ms,
             segments: begin.segments.clone(),
-            index: begin.index.clone(),
+            index: begin.index.iter().map(IndexChunk::id).collect(),
             runs: begin.schedule.runs.clone(),
             due_from_ms: begin.schedule.from.0,
             ..self.newest.clone()
@@ -227,6 +237,7 @@ impl Snapshots {
         self.empty_sparse_chunks()?;
         self.close_chunk()?;
         let mut making = self.making.take().expect("a snapshot was begun");
+        let folded = self.fold(&mut making);
         let mut index = None;
         if let Some(frozen) = making.begin.frozen.take() {
             let chunk = block::build(&frozen, self.store, making.next_chunk());
@@ -234,15 +245,18 @@ impl Snapshots {
             if !posthouse_frame::planted("index-not-named") {
                 making.manifest.index.push(chunk.directory.id);
             }
+            making.begin.index.push(IndexChunk::new(chunk.directory.clone()));
             index = Some(chunk);
         }
         let merged = self.merge_runs(&mut making)?;
         let run = self.make_run(&mut making)?;
         making.manifest.write(&*self.files, &self.dir, self.store, self.shard)?;
+        let (chunks, search) = (making.begin.index, making.begin.cleaning.search);
         let before = std::mem::replace(&mut self.newest, making.manifest);
         self.kept.extend(std::mem::replace(&mut self.older, before.chunks()));
         let newest = self.newest.chunks();
         self.kept.retain(|chunk| !newest.contains(chunk) && !self.older.contains(chunk));
+        let found = search.and_then(|search| self.search(&chunks, search));
         if !making.begin.keep {
             for chunk in std::mem::take(&mut self.kept) {
                 self.chunks.remove(chunk)?;
@@ -256,7 +270,44 @@ impl Snapshots {
             }
         }
         let (frame, digest) = (self.newest.frame, self.newest.pages.digest());
-        Ok(Taken { frame, digest, index, run, merged })
+        Ok(Taken { frame, digest, index, folded, found, run, merged })
+    }
+
+    /// Makes chunks of the index anew. A snapshot does not fail over it: what is there is as
+    /// good, if larger.
+    fn fold(&mut self, making: &mut Making) -> Option<Folded> {
+        if !making.begin.cleaning.fold || making.begin.index.is_empty() {
+            return None;
+        }
+        let id = making.next_chunk();
+        let (chunks, pages) = (&making.begin.index, &making.manifest.pages);
+        let folded = match self.known.fold(chunks, (self.store, id), pages, &self.chunks) {
+            Ok(folded) => folded?,
+            Err(error) => {
+                tracing::error!("chunks of the index could not be made anew: {error}");
+                return None;
+            }
+        };
+        let at = chunks.iter().position(|chunk| folded.from.contains(&chunk.id()))?;
+        let (index, named) = (&mut making.begin.index, &mut making.manifest.index);
+        index.retain(|chunk| !folded.from.contains(&chunk.id()));
+        named.retain(|id| !folded.from.contains(id));
+        if let Some(chunk) = &folded.to {
+            index.insert(at, IndexChunk::new(chunk.directory.clone()));
+            named.insert(at, chunk.directory.id);
+        }
+        Some(folded)
+    }
+
+    /// Looks for bodies to be carried, in the snapshot that was just taken.
+    fn search(&mut self, chunks: &[IndexChunk], search: Search) -> Option<Found> {
+        match self.known.search(chunks, search, &self.newest.pages, &self.chunks) {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::error!("bodies that hold up segments could not be looked for: {error}");
+                None
+            }
+        }
     }
 
     /// Makes a run of what was scheduled since the snapshot before.

@@ -378,10 +378,15 @@ impl<F: FnMut(Progress<'_>)> Verifier<'_, F> {
         let chunks = ChunkFiles::new(self.files.clone(), &part.chunk_dir(), self.store);
         for (id, wanted) in wanted {
             let path = chunks.path(id);
+            let before = self.report.found;
             match self.chunk(&path, id, wanted, found) {
                 Ok(()) => {}
                 Err(error) if error.is_missing() => return Ok(Err(Gone(path))),
                 Err(error) => self.report.find_io(error),
+            }
+            if self.report.found > before && self.is_gone(&path) {
+                // It was being removed while it was read: that is no damage.
+                return Ok(Err(Gone(path)));
             }
             self.tell(&part.name, 0);
         }
@@ -389,12 +394,16 @@ impl<F: FnMut(Progress<'_>)> Verifier<'_, F> {
         if let Some(manifest) = newest.as_ref().filter(|_| holds_newest) {
             for segment in &manifest.segments {
                 let path = part.log_dir().join(format!("seg-{:020}.log", segment.0));
-                if self.files.open(&path, Access::Read).is_err_and(|error| error.is_missing()) {
+                if self.is_gone(&path) {
                     return Ok(Err(Gone(path)));
                 }
             }
         }
         Ok(Ok(newest))
+    }
+
+    fn is_gone(&self, path: &Path) -> bool {
+        self.files.open(path, Access::Read).is_err_and(|error| error.is_missing())
     }
 
     fn damaged_manifest(&mut self, path: &Path, error: StoreError) {

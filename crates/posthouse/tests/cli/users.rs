@@ -32,6 +32,13 @@ fn users_get_grants_and_tokens_and_lose_them() {
     node.cli_as(&shop, &["publish", "payments", "x"]).failed(4, "may not publish to");
     node.cli_as(&shop, &["topic", "delete", "orders"]).failed(4, "may not manage");
     node.cli_as(&shop, &["user", "list"]).failed(4, "may not manage this node");
+    let made =
+        node.cli_as(&admin, &["user", "token", "shop", "--name", "rmq", "--access-key"]).ok();
+    let [key, secret] = made.lines().collect::<Vec<_>>()[..] else { panic!("{made}") };
+    assert!(key.starts_with("phk_"), "{made}");
+    node.cli_as(secret, &["topic", "list"]).ok();
+    node.cli_as(&admin, &["user", "revoke", "shop", "rmq"]).ok();
+    node.cli_as(secret, &["topic", "list"]).failed(4, "");
     let lines = node.file("lines", "a\n".repeat(5000).as_bytes());
     let bulk = ["publish", "payments", "--lines", &lines, "--dedupe-prefix", "r"];
     node.cli_as(&shop, &bulk).failed(4, "line 1: ");

@@ -85,7 +85,11 @@ async fn who_may_not_is_told_so() {
         let request =
             proto::PutUserRequest { name: user.into(), grants: vec![grant], publish_quota: None };
         client.raw().put_user(request).await.unwrap();
-        let request = proto::CreateTokenRequest { user: user.into(), name: "test".into() };
+        let request = proto::CreateTokenRequest {
+            user: user.into(),
+            name: "test".into(),
+            ..Default::default()
+        };
         client.raw().create_token(request).await.unwrap().into_inner().token
     };
     let shop = token("shop", proto::Action::Publish, "none").await;

@@ -59,7 +59,11 @@ async fn a_private_authority_and_a_token_are_all_it_takes() {
     let request =
         proto::PutUserRequest { name: "root".into(), grants: vec![grant], publish_quota: None };
     client.raw().put_user(request).await.unwrap();
-    let request = proto::CreateTokenRequest { user: "root".into(), name: "test".into() };
+    let request = proto::CreateTokenRequest {
+        user: "root".into(),
+        name: "test".into(),
+        ..Default::default()
+    };
     let token = client.raw().create_token(request).await.unwrap().into_inner().token;
 
     let error = client.publish("orders", "x").await.unwrap_err();

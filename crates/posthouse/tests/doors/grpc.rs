@@ -371,9 +371,11 @@ impl Door for Grpc {
             "create-token" => {
                 let user = named("user");
                 let name = named("name");
-                let token =
-                    |made: proto::CreateTokenResponse| show(json::NewToken { token: made.token });
-                call!(self.create_token(proto::CreateTokenRequest { user, name }) => token)
+                let access_key = args.remove("access_key").is_some_and(|wanted| wanted == true);
+                let token = |made: proto::CreateTokenResponse| {
+                    show(json::NewToken { token: made.token, access_key: made.access_key })
+                };
+                call!(self.create_token(proto::CreateTokenRequest { user, name, access_key }) => token)
             }
             "revoke-token" => {
                 let user = named("user");

@@ -301,6 +301,7 @@ fn pages_are_captured_no_faster_than_they_are_written() {
         epoch: 1,
         segments: Vec::new(),
         index: Vec::new(),
+        cleaning: Default::default(),
         frozen: None,
         schedule: Default::default(),
         whole: false,

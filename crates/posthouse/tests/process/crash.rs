@@ -150,7 +150,7 @@ pub async fn verify(node: &Node, journal: &Journal) -> HashMap<String, Place> {
 }
 
 /// Consumes all that is left, until every group is done with everything.
-async fn drain(node: &Node, journal: &Arc<Journal>, rng: &mut Rng) {
+pub async fn drain(node: &Node, journal: &Arc<Journal>, rng: &mut Rng) {
     let actor = Actor {
         client: node.client().await,
         web: node.web(),
@@ -186,7 +186,7 @@ async fn drain(node: &Node, journal: &Arc<Journal>, rng: &mut Rng) {
 }
 
 /// Every group was given what it had to be given, and the log tells the same story.
-async fn finish(node: &Node, journal: &Journal, seen: &HashMap<String, Place>, kills: u32) {
+pub async fn finish(node: &Node, journal: &Journal, seen: &HashMap<String, Place>, kills: u32) {
     let of_topics = |topics: &[&str]| -> BTreeSet<Place> {
         seen.values().filter(|place| topics.contains(&place.0.as_str())).cloned().collect()
     };

@@ -29,7 +29,7 @@ use posthouse_log::local::{inspect, verify};
 
 use crate::disk::{stop, try_start};
 use crate::support::rng::{self, Rng};
-use crate::support::until;
+use crate::support::{step, until};
 
 const ANYONE: Caller = Caller::Anyone;
 const DATA: &str = "/data";
@@ -455,8 +455,7 @@ async fn every_turned_byte_is_refused_reported_or_harmless_and_never_served() {
     let _alone = LISTENS.lock().await;
     let said = listen();
     let base = build().await;
-    // STEP leaves out all but one of so many places.
-    let step = std::env::var("STEP").map_or(1, |step| step.parse().expect("STEP is a number"));
+    let step = step();
     let mut counts: BTreeMap<Came, usize> = BTreeMap::new();
     for file in &base.files {
         for at in base.places(file, &mut rng).into_iter().step_by(step) {
@@ -468,36 +467,61 @@ async fn every_turned_byte_is_refused_reported_or_harmless_and_never_served() {
     assert!(counts.len() == 3, "every sort of outcome was seen: {counts:?}");
 }
 
+/// Cuts a file to so many bytes, or takes it away.
+async fn cut(base: &Base, file: &Path, keep: Option<usize>, said: &Said) -> Came {
+    let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    let disk = base.disk.fork();
+    let what = format!("{} cut to {keep:?} bytes", file.display());
+    match keep {
+        Some(keep) => disk.set_content(file, base.disk.content(file)[..keep].to_vec()),
+        None => {
+            disk.unlink(file).unwrap();
+            disk.sync_dir(file.parent().unwrap()).unwrap();
+        }
+    }
+    if keep.is_none() && name == "store.json" {
+        // Then the directory is what cannot be used, and that is said.
+        assert!(try_start(&disk, |_| ()).await.is_err());
+        return Came::Refused;
+    }
+    let came = try_disk(base, &disk, file, said, &what).await;
+    // One manifest of two may go: the other has what it takes.
+    let is_manifest = name.starts_with("manifest-") && keep.is_none();
+    let may_be_silent = name.starts_with("spare-") || base.older.contains(file) || is_manifest;
+    assert!(came != Came::Silent || may_be_silent, "{what}: without a word");
+    came
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_cut_short_or_gone_is_refused_reported_or_harmless() {
     let _alone = LISTENS.lock().await;
     let said = listen();
     let base = build().await;
     for file in &base.files {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let is_spare = name.starts_with("spare-");
-        let is_older = base.older.contains(file);
         let len = base.disk.content(file).len();
         for keep in [Some(0), Some(1), Some(len / 2), Some(len - 1), None] {
-            let disk = base.disk.fork();
-            let what = format!("{} cut to {keep:?} of {len} bytes", file.display());
-            match keep {
-                Some(keep) => disk.set_content(file, base.disk.content(file)[..keep].to_vec()),
-                None => {
-                    disk.unlink(file).unwrap();
-                    disk.sync_dir(file.parent().unwrap()).unwrap();
-                }
-            }
-            if keep.is_none() && name == "store.json" {
-                // Then the directory is what cannot be used, and that is said.
-                assert!(try_start(&disk, |_| ()).await.is_err());
-                continue;
-            }
-            let came = try_disk(&base, &disk, file, &said, &what).await;
-            // One manifest of two may go: the other has what it takes.
-            let is_manifest = name.starts_with("manifest-") && keep.is_none();
-            let may_be_silent = is_spare || is_older || is_manifest;
-            assert!(came != Came::Silent || may_be_silent, "{what}: without a word");
+            cut(&base, file, keep, &said).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes an hour; .ci/run slow runs a part of it"]
+async fn every_file_cut_at_every_length_is_refused_reported_or_harmless() {
+    let _alone = LISTENS.lock().await;
+    let said = listen();
+    let base = build().await;
+    let step = step();
+    let mut counts: BTreeMap<Came, usize> = BTreeMap::new();
+    for file in &base.files {
+        // A cut within zeros is the same as one where they begin, or end.
+        let content = base.disk.content(file);
+        let is_edge = |at: &usize| *at == 0 || content[*at - 1] != 0 || content[*at] != 0;
+        let lengths = (0..content.len()).filter(is_edge).step_by(step).map(Some);
+        for keep in lengths.chain([None]) {
+            *counts.entry(cut(&base, file, keep, &said).await).or_default() += 1;
+        }
+    }
+    eprintln!("{counts:?}");
+    assert!(counts.len() == 3, "every sort of outcome was seen: {counts:?}");
 }

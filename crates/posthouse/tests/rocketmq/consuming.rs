@@ -127,6 +127,46 @@ async fn a_group_gets_what_its_consumers_filter_for() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_can_filter_on_properties_tags_and_keys() {
+    let node = Node::start().await;
+    let client = Client::of(&node, "c");
+    let of = |n, tag: &str, key: &str, properties: &[(&str, &str)]| {
+        let mut message = with(message("orders", n, &n.to_string()), |s| {
+            s.tag = Some(tag.into());
+            s.keys = vec![key.into(), "every".into()];
+        });
+        let named = properties.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        message.user_properties.extend(named);
+        message
+    };
+    client
+        .send(vec![
+            of(1, "a", "k1", &[("price", "2.5"), ("region", "eu")]),
+            of(2, "a", "k2", &[("price", "2"), ("region", "eu")]),
+            of(3, "b", "k1", &[("price", "30"), ("region", "us")]),
+            of(4, "b", "k3", &[("region", "eu")]),
+        ])
+        .await;
+    for (group, expression, expected) in [
+        ("g1", "price > 2", &["1", "3"][..]),
+        ("g2", "region = 'eu' AND NOT price > 2", &["2"]),
+        ("g3", "price IS NULL OR region <> 'eu'", &["3", "4"]),
+        ("g4", "TAGS IN ('b', 'c') AND KEYS = 'k3'", &["4"]),
+        ("g5", "KEYS = 'every' AND price BETWEEN 2 AND 2.5", &["1", "2"]),
+        ("g6", "region STARTSWITH 'u'", &["3"]),
+    ] {
+        let filter_expression = Some(pb::FilterExpression {
+            r#type: pb::FilterType::Sql.into(),
+            expression: expression.into(),
+        });
+        let request = pb::ReceiveMessageRequest { filter_expression, ..simple(group, "orders") };
+        assert_eq!(bodies(&client.receive(request.clone()).await), expected, "{expression}");
+        assert_eq!(client.receive(at_once(request)).await, [], "{expression}");
+    }
+    node.stop().await;
+}
+
 /// A consumer that had said its filter before did not say it again, and the group that was
 /// made anew got everything.
 #[tokio::test(flavor = "multi_thread")]
@@ -278,5 +318,26 @@ async fn after_the_last_attempt_a_message_is_a_dead_letter() {
     })
     .await;
     assert_eq!(client.one(simple("reader", "%DLQ%g")).await.body, "poison");
+    node.stop().await;
+}
+
+/// The answer was lost: the client tries again, under the same name. What it never saw is not
+/// kept from it for as long as its leases are renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receive_that_is_tried_again_gets_the_same_messages() {
+    let node = Node::start().await;
+    let client = Client::of(&node, "c");
+    client.sent(message("orders", 1, "a")).await;
+    let named = |attempt: &str| pb::ReceiveMessageRequest {
+        attempt_id: Some(attempt.into()),
+        ..push("g", "orders")
+    };
+    let first = client.one(named("one")).await;
+    assert!(client.receive(at_once(named("two"))).await.is_empty(), "it is held");
+    let again = client.one(named("one")).await;
+    assert_eq!(system(&again).message_id, system(&first).message_id);
+    let done = client.ack("g", &[again]).await;
+    assert_eq!(done.status.unwrap().code(), Code::Ok);
+    assert!(client.receive(at_once(named("one"))).await.is_empty(), "it is done");
     node.stop().await;
 }

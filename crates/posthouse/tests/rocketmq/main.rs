@@ -5,11 +5,13 @@
 #[allow(dead_code, reason = "the doors' tests use the rest")]
 mod door;
 
+mod access;
 mod consuming;
 mod publishing;
 mod refusals;
 mod sessions;
 mod tls;
+mod transactions;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -34,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Client {
     service: MessagingServiceClient<Channel>,
     id: String,
+    /// What it shows with every call: the time, and who has signed it.
+    signed: Option<(String, String)>,
     endpoints: pb::Endpoints,
 }
 
@@ -56,6 +60,7 @@ impl Client {
         Client {
             service: MessagingServiceClient::new(channel.connect_lazy()),
             id: id.into(),
+            signed: None,
             endpoints: pb::Endpoints {
                 scheme: pb::AddressScheme::IPv4.into(),
                 addresses: vec![address],
@@ -67,6 +72,10 @@ impl Client {
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
         metadata.insert("x-mq-client-id", self.id.parse().unwrap());
+        if let Some((date, authorization)) = &self.signed {
+            metadata.insert("x-mq-date-time", date.parse().unwrap());
+            metadata.insert("authorization", authorization.parse().unwrap());
+        }
         request
     }
 

@@ -2,6 +2,9 @@
 
 use std::collections::HashMap;
 
+use posthouse::broker::manage::TopicPatch;
+use posthouse_core::catalog::Accepts;
+
 use crate::pb::{self, Code, MessageType, Permission};
 use crate::*;
 
@@ -17,8 +20,8 @@ async fn a_route_leads_to_where_the_client_came_in_and_makes_the_topic() {
     let broker = queue.broker.as_ref().unwrap();
     assert_eq!(broker.id, 0);
     assert_eq!(broker.endpoints.as_ref(), Some(&client.endpoints));
-    let types = [MessageType::Normal, MessageType::Fifo, MessageType::Delay].map(i32::from);
-    assert_eq!(queue.accept_message_types, types);
+    use MessageType::{Delay, Fifo, Normal, Transaction};
+    assert_eq!(queue.accept_message_types, [Normal, Fifo, Delay, Transaction].map(i32::from));
     assert_eq!(client.route("%DLQ%g").await.status.unwrap().code(), Code::TopicNotFound);
     node.stop().await;
 }
@@ -173,5 +176,39 @@ async fn a_message_may_have_a_group_and_come_later() {
     let got = client.one(simple("g", "orders")).await;
     assert_eq!(system(&got).message_group.as_deref(), Some("k"));
     assert!(system(&got).delivery_timestamp.is_some());
+    node.stop().await;
+}
+
+/// Clients refuse what the route does not list; what comes all the same is refused here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_one_type_refuses_others() {
+    let node = Node::start().await;
+    let client = Client::of(&node, "p");
+    let normal = message("orders", 1, "a");
+    let keyed = with(message("orders", 2, "a"), |system| {
+        system.message_group = Some("k".into());
+        system.set_message_type(MessageType::Fifo);
+    });
+    let later = with(message("orders", 3, "a"), |system| {
+        system.delivery_timestamp = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
+        system.set_message_type(MessageType::Delay);
+    });
+    let prepared = with(message("orders", 4, "a"), |system| {
+        system.set_message_type(MessageType::Transaction);
+    });
+    let sorts = [Accepts::Normal, Accepts::Keyed, Accepts::Delayed, Accepts::Prepared];
+    let all = [normal, keyed, later, prepared];
+    for (own, accepts) in sorts.into_iter().enumerate() {
+        let patch = TopicPatch { accepts: Some(accepts), ..Default::default() };
+        node.broker.put_topic(&Caller::Node, "orders", patch).await.unwrap();
+        let route = client.route("orders").await;
+        let listed = &route.message_queues[0].accept_message_types;
+        assert_eq!(*listed, [system(&all[own]).message_type]);
+        for (of, message) in all.iter().enumerate() {
+            let status = client.send(vec![message.clone()]).await.status.unwrap();
+            let expected = if of == own { Code::Ok } else { Code::MessagePropertyConflictWithType };
+            assert_eq!(status.code(), expected, "{accepts:?} {of}: {}", status.message);
+        }
+    }
     node.stop().await;
 }

@@ -11,28 +11,45 @@ use crate::pb::{Code, TelemetryCommand};
 use crate::*;
 
 /// One end of a stream of commands.
-struct Talk {
+pub struct Talk {
     say: mpsc::UnboundedSender<TelemetryCommand>,
     hear: Streaming<TelemetryCommand>,
 }
 
 impl Talk {
-    async fn of(client: &Client) -> Talk {
+    pub async fn of(client: &Client) -> Talk {
         let (say, said) = mpsc::unbounded_channel();
         let request = client.request(UnboundedReceiverStream::new(said));
         let hear = client.service.clone().telemetry(request).await.unwrap().into_inner();
         Talk { say, hear }
     }
 
-    fn say(&self, settings: pb::Settings) {
+    /// Why there is no stream for a client.
+    pub async fn refused(client: &Client) -> tonic::Status {
+        let request = client.request(tokio_stream::empty());
+        client.service.clone().telemetry(request).await.unwrap_err()
+    }
+
+    /// Why the stream has ended.
+    pub async fn end(&mut self) -> tonic::Status {
+        within("the stream ends", self.hear.message()).await.unwrap_err()
+    }
+
+    pub fn say(&self, settings: pb::Settings) {
         let command = TelemetryCommand { status: None, command: Some(Command::Settings(settings)) };
         self.say.send(command).unwrap();
     }
 
-    async fn settings(&mut self) -> pb::Settings {
-        let heard = within("settings come", self.hear.message()).await.unwrap().unwrap();
-        let Some(Command::Settings(settings)) = heard.command else { panic!("{heard:?}") };
-        settings
+    pub async fn hear(&mut self, what: &str) -> Command {
+        let heard = within(what, self.hear.message()).await.unwrap().unwrap();
+        heard.command.unwrap()
+    }
+
+    pub async fn settings(&mut self) -> pb::Settings {
+        match self.hear("settings come").await {
+            Command::Settings(settings) => settings,
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -52,6 +69,16 @@ fn consumer(group: &str, topic: &str, expression: &str) -> pb::Settings {
             ..Default::default()
         })),
         user_agent: Some(pb::Ua { version: "5.2.0".into(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+pub fn producer(topic: &str) -> pb::Settings {
+    let topics = vec![resource(topic).unwrap()];
+    pb::Settings {
+        client_type: Some(pb::ClientType::Producer.into()),
+        pub_sub: Some(PubSub::Publishing(pb::Publishing { topics, ..Default::default() })),
+        request_timeout: seconds(3),
         ..Default::default()
     }
 }
@@ -78,14 +105,7 @@ async fn a_producer_is_told_what_it_may_send() {
     let client = Client::of(&node, "p");
     client.route("orders").await;
     let mut talk = Talk::of(&client).await;
-    let publishing =
-        pb::Publishing { topics: vec![resource("orders").unwrap()], ..Default::default() };
-    let said = pb::Settings {
-        client_type: Some(pb::ClientType::Producer.into()),
-        pub_sub: Some(PubSub::Publishing(publishing)),
-        request_timeout: seconds(3),
-        ..Default::default()
-    };
+    let said = producer("orders");
     // Some say it again and again: each is answered.
     for _ in 0..3 {
         talk.say(said.clone());

@@ -72,10 +72,8 @@ pub fn loss(story: &Story<'_>) -> Result<(), Violation> {
             if !group.passes(&message.tags) {
                 continue;
             }
-            let of_group = || {
-                let all = story.deliveries.iter().filter(|d| d.group == group.name);
-                all.filter(|delivery| delivery.got.token == Ok(*token))
-            };
+            let of_group =
+                || story.deliveries_with(*token).filter(|delivery| delivery.group == group.name);
             if group.auto {
                 let lost = story.lost_receives.get(group.name).copied().unwrap_or(0);
                 if of_group().next().is_none() && lost == 0 {

@@ -10,10 +10,11 @@
 //! | 5 | what is not acknowledged comes again | `again` |
 //! | 6 | nothing comes early | `early` |
 //! | 7 | what is called back does not come; moves and cancels have an order | `moves` |
+//! | 8 | nothing prepared comes before its commit, or after a rollback; each ends | `transactions` |
 //! | 9 | order per key | `order` |
 //! | 10 | attempts are bounded, and then there is one dead letter | `attempts` |
 //! | 11 | a redrive is one | `redrive` |
-//! | 12 | a publish id stands for one message | `dedupe` |
+//! | 12 | a publish id stands for one message, a time of a recurring one too | `dedupe`, `recurring` |
 //! | 13 | positions are unique, dense, and never go back | `positions` |
 //! | 14 | recovery finds one state, however often it is interrupted | the world: `recovery` |
 //! | 16 | everything drains, and nodes end when they are asked to | the world: `drain` |
@@ -21,12 +22,15 @@
 //! | 18 | live, replayed and restored state are one | the world: `digest` |
 
 mod attempts;
+mod deals;
 mod delivery;
 mod lease;
 mod moves;
 mod order;
 mod publish;
+mod recurring;
 mod story;
+mod transact;
 
 pub use story::Story;
 
@@ -71,7 +75,10 @@ impl std::fmt::Display for Violation {
 type Check = fn(&Story<'_>) -> Result<(), Violation>;
 
 /// What must not be in any history.
-const ALWAYS: [Check; 11] = [
+const ALWAYS: [Check; 14] = [
+    recurring::recurring,
+    transact::hidden,
+    transact::decided,
     delivery::intact,
     lease::lease,
     lease::fence,
@@ -86,8 +93,14 @@ const ALWAYS: [Check; 11] = [
 ];
 
 /// What must not be in one that has come to its end.
-const IN_THE_END: [Check; 4] =
-    [publish::positions, publish::atomic, attempts::letters, delivery::loss];
+const IN_THE_END: [Check; 6] = [
+    recurring::complete,
+    transact::ended,
+    publish::positions,
+    publish::atomic,
+    attempts::letters,
+    delivery::loss,
+];
 
 /// Looks at a history; `is_over` if it has come to its end.
 ///

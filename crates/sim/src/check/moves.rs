@@ -14,7 +14,11 @@ pub fn early(story: &Story<'_>) -> Result<(), Violation> {
         let Some(sent) = story.sent.get(&token).and_then(|sent| sent.first()) else { continue };
         let Some((when, ..)) = &sent.message.later else { continue };
         let shard = delivery.got.shard;
-        let mut due = due_of(story, sent.from, shard, Shift::To(*when));
+        // Which of several commits it was nobody may know.
+        let commits = story.deals.commits_of(sent.call);
+        let from = commits.iter().chain(commits.is_empty().then_some(&sent.from));
+        let due = from.map(|from| due_of(story, *from, shard, Shift::To(*when))).min();
+        let mut due = due.unwrap_or(0);
         if let Some(Ok(put)) = sent.outcome {
             due = put.due.unwrap_or(due);
         }
@@ -66,10 +70,7 @@ fn overlaps(story: &Story<'_>, token: u64, change: &Move<'_>) -> bool {
 /// back; and who is told that it has come is told where.
 pub fn moves(story: &Story<'_>) -> Result<(), Violation> {
     for (token, moves) in &story.moves {
-        let deliveries = || {
-            let all = story.deliveries.iter();
-            all.filter(|delivery| delivery.got.token == Ok(*token))
-        };
+        let deliveries = || story.deliveries_with(*token);
         let first = deliveries().map(|delivery| delivery.to).min();
         for change in moves {
             let broken = |what: String| Violation::at(7, "moves", change.from, what);

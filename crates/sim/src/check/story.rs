@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use posthouse_core::queue::command::Shift;
 
-use crate::bodies::Token;
+use super::deals::Deals;
+use crate::bodies::{self, Token};
 use crate::history::{
-    Answer, Call, Change, Event, Fail, Got, Left, Letter, Message, Place, Put, Say, What,
+    Answer, Call, Change, Event, Fail, Got, Left, Letter, Message, Place, Put, Recur, Rule, Say,
+    What,
 };
 use crate::scene::Scene;
 
@@ -74,6 +76,23 @@ pub struct Move<'a> {
     pub answer: Option<&'a Change>,
 }
 
+/// A message that recurs.
+#[derive(Clone, Debug)]
+pub struct Recurring<'a> {
+    /// The call.
+    pub call: Call,
+    /// When.
+    pub from: usize,
+    /// Whether it was done; `None` if nobody knows.
+    pub done: Option<bool>,
+    /// The message.
+    pub message: &'a Message,
+    /// When it comes.
+    pub rule: Rule,
+    /// What was done to it: when, when it was answered, what, and whether it was done.
+    pub changes: Vec<(usize, Option<usize>, Recur, Option<bool>)>,
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Story<'a> {
@@ -81,7 +100,11 @@ pub struct Story<'a> {
     pub scene: &'a Scene,
     /// Everything.
     pub events: &'a [Event],
-    /// Publishes, by message.
+    /// Transactions.
+    pub deals: Deals<'a>,
+    /// Messages that recur, by their numbers.
+    pub recurring: BTreeMap<Token, Recurring<'a>>,
+    /// Publishes, by message; commits too.
     pub sent: BTreeMap<Token, Vec<Sent<'a>>>,
     /// Publishes that are all or nothing, of several messages.
     pub atomic: BTreeMap<Call, Vec<Token>>,
@@ -89,6 +112,8 @@ pub struct Story<'a> {
     pub deliveries: Vec<Delivery<'a>>,
     /// Of each place of a group, which, by their fences.
     pub by_place: BTreeMap<(&'static str, &'a Place), Vec<usize>>,
+    /// Of each message, which.
+    pub by_token: BTreeMap<Token, Vec<usize>>,
     /// What was said, in order.
     pub settles: Vec<Settle<'a>>,
     /// Of each place of a group, which.
@@ -114,10 +139,13 @@ impl<'a> Story<'a> {
         let mut story = Story {
             scene,
             events,
+            deals: Deals::default(),
+            recurring: BTreeMap::new(),
             sent: BTreeMap::new(),
             atomic: BTreeMap::new(),
             deliveries: Vec::new(),
             by_place: BTreeMap::new(),
+            by_token: BTreeMap::new(),
             settles: Vec::new(),
             settles_by_place: BTreeMap::new(),
             moves: BTreeMap::new(),
@@ -134,6 +162,10 @@ impl<'a> Story<'a> {
                 | What::Received { call, .. }
                 | What::Settled { call, .. }
                 | What::Moved { call, .. }
+                | What::Prepared { call, .. }
+                | What::Decided { call, .. }
+                | What::Asked { call, .. }
+                | What::Recurs { call, .. }
                 | What::Redriven { call, .. } => Some((*call, at)),
                 _ => None,
             })
@@ -141,12 +173,17 @@ impl<'a> Story<'a> {
         for (from, event) in events.iter().enumerate() {
             story.add(from, &event.what, &answers);
         }
+        story.add_recurring();
+        story.add_deals(Deals::of(events, &answers));
         // Deliveries come in the order in which they were asked for; what counts is when
         // they came.
         story.deliveries.sort_by_key(|delivery| delivery.to);
         for (at, delivery) in story.deliveries.iter().enumerate() {
             let place = (delivery.group, &delivery.got.place);
             story.by_place.entry(place).or_default().push(at);
+            if let Ok(token) = delivery.got.token {
+                story.by_token.entry(token).or_default().push(at);
+            }
             story.present.extend(delivery.got.token.iter());
         }
         // Answers that leave at once may come in any order: what was granted first has the
@@ -158,6 +195,33 @@ impl<'a> Story<'a> {
             story.settles_by_place.entry(place).or_default().push(at);
         }
         story
+    }
+
+    /// Each time of a message that recurs is a message.
+    fn add_recurring(&mut self) {
+        let letters = self.letters.values().flat_map(|letters| letters.iter());
+        let all = self.deliveries.iter().map(|delivery| &delivery.got.token);
+        let left = self.left.iter().flat_map(|left| left.messages.iter().map(|(_, token)| token));
+        let all = all.chain(left).chain(letters.map(|letter| &letter.token)).flatten();
+        let tokens: BTreeSet<Token> = all.copied().collect();
+        for token in tokens {
+            let Some((of, _)) = bodies::time_of(token) else { continue };
+            let Some(recurring) = self.recurring.get(&of) else { continue };
+            let Recurring { call, from, message, .. } = recurring;
+            let sent = Sent { call: *call, from: *from, to: None, message, outcome: None };
+            self.sent.entry(token).or_default().push(sent);
+        }
+    }
+
+    fn add_deals(&mut self, deals: Deals<'a>) {
+        for (token, sent) in deals.as_sent() {
+            self.sent.entry(token).or_default().push(sent);
+        }
+        for deal in deals.all.values().filter(|deal| deal.messages.len() > 1) {
+            let tokens = deal.messages.iter().map(|message| message.token).collect();
+            self.atomic.insert(deal.call, tokens);
+        }
+        self.deals = deals;
     }
 
     fn add(&mut self, from: usize, what: &'a What, answers: &BTreeMap<Call, usize>) {
@@ -223,6 +287,26 @@ impl<'a> Story<'a> {
                     self.moves.entry(*token).or_default().push(change);
                 }
             }
+            What::Recur { call, message, rule, .. } => {
+                let done = self.done(answers.get(call).copied());
+                let recurring = Recurring {
+                    call: *call,
+                    from,
+                    done,
+                    message,
+                    rule: *rule,
+                    changes: Vec::new(),
+                };
+                self.recurring.insert(message.token, recurring);
+            }
+            What::ChangeRecurring { call, name, how } => {
+                let to = answers.get(call).copied();
+                let done = self.done(to);
+                let mut all = self.recurring.values_mut();
+                if let Some(of) = all.find(|of| bodies::name_of(of.message.token) == *name) {
+                    of.changes.push((from, to, *how, done));
+                }
+            }
             What::Left(left) => {
                 self.left.push(left);
                 self.present
@@ -235,6 +319,15 @@ impl<'a> Story<'a> {
         }
     }
 
+    /// Whether it is known to have been done, or not; `None` if nobody knows.
+    fn done(&self, to: Option<usize>) -> Option<bool> {
+        match to.map(|to| &self.events[to].what) {
+            Some(What::Recurs { outcome: Ok(()), .. }) => Some(true),
+            Some(What::Recurs { outcome: Err(fail), .. }) if !fail.unknown => Some(false),
+            _ => None,
+        }
+    }
+
     /// The lease clock of a shard when an event happened.
     pub fn lease_at(&self, event: usize, shard: usize) -> u64 {
         self.events[event].seen.get(shard).map_or(0, |now| now.lease.0)
@@ -243,6 +336,31 @@ impl<'a> Story<'a> {
     /// The wall clock of a shard when an event happened.
     pub fn wall_at(&self, event: usize, shard: usize) -> u64 {
         self.events[event].seen.get(shard).map_or(0, |now| now.wall.0)
+    }
+
+    /// The lease clock when an event happened, where it said least.
+    pub fn earliest(&self, event: usize) -> u64 {
+        self.events[event].seen.iter().map(|now| now.lease.0).min().unwrap_or(0)
+    }
+
+    /// The same, where it said most.
+    pub fn latest(&self, event: usize) -> u64 {
+        self.events[event].seen.iter().map(|now| now.lease.0).max().unwrap_or(0)
+    }
+
+    /// The wall clock when an event happened, where it said least.
+    pub fn wall_least(&self, event: usize) -> u64 {
+        self.events[event].seen.iter().map(|now| now.wall.0).min().unwrap_or(0)
+    }
+
+    /// The same, where it said most.
+    pub fn wall_most(&self, event: usize) -> u64 {
+        self.events[event].seen.iter().map(|now| now.wall.0).max().unwrap_or(0)
+    }
+
+    /// Deliveries of a message, in the order in which they came.
+    pub fn deliveries_with(&self, token: Token) -> impl Iterator<Item = &Delivery<'a>> {
+        self.by_token.get(&token).into_iter().flatten().map(|at| &self.deliveries[*at])
     }
 
     /// Whether a place is in a topic of the run, and not one of redriven messages.

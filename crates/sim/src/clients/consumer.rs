@@ -143,7 +143,7 @@ fn got(_broker: &Arc<Broker>, received: &Received) -> Got {
         origin: None,
     };
     if let Ok((parts, payload)) = received.parts() {
-        got.token = bodies::token_of(&payload);
+        got.token = bodies::token_with(&parts, &payload);
         got.parts = (
             parts.key.map(str::to_owned),
             parts.tags.iter().map(|tag| (*tag).to_owned()).collect(),

@@ -3,6 +3,8 @@
 
 pub mod consumer;
 pub mod operator;
+pub mod planner;
+pub mod producer;
 pub mod publisher;
 pub mod scheduler;
 
@@ -28,6 +30,10 @@ pub struct Shared {
     pub history: History,
     /// Messages that are to come, which schedulers move.
     pub pending: Mutex<Vec<scheduler::Pending>>,
+    /// Transactions that somebody may decide about, or ask for.
+    pub deals: Mutex<Vec<String>>,
+    /// The names of messages that recur.
+    pub rules: Mutex<Vec<String>>,
     /// Set when faults have stopped: nothing new, and everything is settled.
     pub draining: AtomicBool,
     /// Messages given out since the node was healed.
@@ -67,6 +73,8 @@ pub struct Memory {
     pub rng: Rng,
     /// Messages with publish ids that it may publish again.
     pub sent: Vec<Message>,
+    /// Transactions with publish ids that it may prepare again.
+    pub deals: Vec<producer::Deal>,
 }
 
 /// A client's memory, shared with the task that is its life.
@@ -86,6 +94,10 @@ pub enum Life {
     Consumer(usize),
     /// Publishes messages that come later, moves them and calls them back.
     Scheduler,
+    /// Prepares transactions, decides about them, or does not.
+    Producer,
+    /// Lets messages recur.
+    Planner,
     /// Gives dead letters another chance.
     Operator,
 }
@@ -100,6 +112,12 @@ impl Life {
         if plan.has(Part::Later) {
             lives.extend([Life::Scheduler, Life::Scheduler]);
         }
+        if plan.has(Part::Transactions) {
+            lives.extend([Life::Producer, Life::Producer]);
+        }
+        if plan.has(Part::Recurring) {
+            lives.push(Life::Planner);
+        }
         if plan.has(Part::Redrive) {
             lives.push(Life::Operator);
         }
@@ -112,6 +130,8 @@ impl Life {
             Life::Publisher => publisher::lead(client, kept).await,
             Life::Consumer(group) => consumer::lead(client, kept, group).await,
             Life::Scheduler => scheduler::lead(client, kept).await,
+            Life::Producer => producer::lead(client, kept).await,
+            Life::Planner => planner::lead(client, kept).await,
             Life::Operator => operator::lead(client, kept).await,
         }
     }

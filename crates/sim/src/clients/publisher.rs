@@ -2,6 +2,8 @@
 //! several.
 
 use posthouse::broker::Caller;
+use posthouse::broker::publish::Outbox;
+use posthouse::problem::Problem;
 use posthouse_core::message::Parts;
 use posthouse_core::record::NameTaken;
 use posthouse_log::rng::Rng;
@@ -73,7 +75,7 @@ fn again(memory: &mut Memory, rng: &mut Rng, client: &Client) -> Option<Message>
     Some(known)
 }
 
-fn key(client: &Client, rng: &mut Rng) -> Option<String> {
+pub(super) fn key(client: &Client, rng: &mut Rng) -> Option<String> {
     (client.has(Part::Keys) && rng.chance(2, 3)).then(|| format!("k{}", rng.below(5)))
 }
 
@@ -120,7 +122,25 @@ async fn try_publish(
     client: &Client,
     messages: &[Message],
     apart: bool,
-) -> Result<Vec<Result<Put, Fail>>, posthouse::problem::Problem> {
+) -> Result<Vec<Result<Put, Fail>>, Problem> {
+    let outbox = outbox(client, messages, apart).await?;
+    let broker = &client.broker;
+    let sent = broker.publish(outbox).await?;
+    let puts = broker.placed(&sent).map(|placed| {
+        placed.map_err(Fail::from).map(|placed| Put {
+            id: placed.id.to_string(),
+            partition: placed.partition,
+            position: placed.position,
+            due: placed.due.map(|due| due.0),
+            duplicate: placed.duplicate,
+            kept: placed.kept,
+        })
+    });
+    Ok(puts.collect())
+}
+
+/// Messages, ready to be handed over.
+pub async fn outbox(client: &Client, messages: &[Message], apart: bool) -> Result<Outbox, Problem> {
     let broker = &client.broker;
     let mut outbox = broker.outbox(None, apart);
     for message in messages {
@@ -138,16 +158,5 @@ async fn try_publish(
         let body = bodies::body(message.token, message.len);
         broker.add(&mut outbox, &topic, &parts, &body)?;
     }
-    let sent = broker.publish(outbox).await?;
-    let puts = broker.placed(&sent).map(|placed| {
-        placed.map_err(Fail::from).map(|placed| Put {
-            id: placed.id.to_string(),
-            partition: placed.partition,
-            position: placed.position,
-            due: placed.due.map(|due| due.0),
-            duplicate: placed.duplicate,
-            kept: placed.kept,
-        })
-    });
-    Ok(puts.collect())
+    Ok(outbox)
 }

@@ -1,10 +1,12 @@
 //! The end of a run: faults stop, everything is consumed, and what is left is looked at.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use posthouse::broker::inspect::Browse;
 use posthouse::broker::letters::LetterCursor;
+use posthouse::broker::transact::Listing;
 use posthouse::broker::{Broker, Caller};
 use posthouse::problem::Problem;
 use posthouse::shard::clock::Time as _;
@@ -15,12 +17,12 @@ use posthouse_log::{LogReader as _, Part};
 use super::World;
 use crate::bodies;
 use crate::check::Violation;
-use crate::clients::Shared;
-use crate::history::{Left, Letter, Place, What};
+use crate::clients::{Shared, producer};
+use crate::history::{Fail, Left, Letter, Place, What};
 use crate::report;
 
 /// Rounds that draining takes at most, and their length: 150 s.
-const ROUNDS: u32 = 5_000;
+pub(super) const ROUNDS: u32 = 5_000;
 const ROUND_MS: u64 = 30;
 
 /// Rounds in which nothing more must come once all is drained: longer than any lease and
@@ -50,7 +52,9 @@ impl World {
         self.restart("kill")?;
         self.drain()?;
         self.drive(AFTERMATH, ROUND_MS, |_| false);
-        self.look_at_rest()?;
+        let seen = self.look_at_rest()?;
+        self.look_at_old()?;
+        self.turn_bits(&seen)?;
         self.restart("stop")?;
         self.drive(AFTERMATH / 2, ROUND_MS, |_| false);
         self.count_records();
@@ -74,14 +78,24 @@ impl World {
     fn not_drained(&self) -> Option<String> {
         let node = self.node.as_ref()?;
         let catalog = node.broker.catalog();
+        if let Some(recurring) = catalog.all_recurring().next() {
+            return Some(format!("message {} recurs", recurring.name));
+        }
         for (number, part) in node.parts.shards.iter().enumerate() {
             let engine = part.runner.engine();
             let shard = engine.shard();
-            let pending = shard.schedule().pending();
+            let deals = shard.transactions();
+            // What is parked stays.
+            if deals.open() > deals.parked() {
+                return Some(format!("transactions wait in shard {number}: {deals:?}"));
+            }
+            let old = self.old.as_ref().map_or(0, |old| old.scheduled);
+            let pending = shard.schedule().pending().saturating_sub(deals.messages() + old);
             if pending > 0 {
                 return Some(format!("{pending} messages are to come in shard {number}"));
             }
-            for group in catalog.groups() {
+            let is_ours = |name: &str| self.shared.scene.groups.iter().any(|g| g.name == name);
+            for group in catalog.groups().filter(|group| is_ours(&group.name)) {
                 let pairs = shard.pairs_of(group.id, u32::MAX);
                 if let Some(pair) = pairs.iter().find(|pair| pair.lag > 0) {
                     return Some(format!("group {} in shard {number}: {pair:?}", group.name));
@@ -113,18 +127,12 @@ impl World {
         Ok(())
     }
 
-    fn look_at_rest(&mut self) -> Result<(), Violation> {
-        let Some(node) = &self.node else { return Ok(()) };
-        let done = Arc::new(Mutex::new(None));
-        let (broker, shared, told) = (node.broker.clone(), self.shared.clone(), done.clone());
-        node.runtime.spawn(async move {
-            let outcome = look(&broker, &shared).await;
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        });
-        let came = || done.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.drive(ROUNDS, 5, |_| came().is_some());
-        match came() {
-            Some(Ok(())) => Ok(()),
+    fn look_at_rest(&mut self) -> Result<Vec<What>, Violation> {
+        match self.ask(|broker, shared| async move { look(&broker, &shared).await }) {
+            Some(Ok(seen)) => {
+                seen.iter().for_each(|what| self.note(what.clone()));
+                Ok(seen)
+            }
             outcome => {
                 let what = format!("what is left in the end cannot be looked at: {outcome:?}");
                 Err(Violation::new(1, "loss", what))
@@ -133,8 +141,9 @@ impl World {
     }
 }
 
-/// Notes what is in the topics, and the dead letters.
-async fn look(broker: &Arc<Broker>, shared: &Shared) -> Result<(), Problem> {
+/// What is in the topics, the dead letters, and how transactions are.
+pub(super) async fn look(broker: &Arc<Broker>, shared: &Shared) -> Result<Vec<What>, Problem> {
+    let mut all = Vec::new();
     let caller = Caller::Node;
     for topic in &shared.scene.topics {
         let known = broker.topic_for(&caller, topic.name)?;
@@ -152,14 +161,16 @@ async fn look(broker: &Arc<Broker>, shared: &Shared) -> Result<(), Problem> {
                     Browse { partition: stats.index, from, limit: 500, ..Browse::default() };
                 let page = broker.browse(&caller, topic.name, &browse).await?;
                 for seen in &page.messages {
-                    let (_, payload) = seen.parts()?;
-                    left.messages.push((seen.found.position, bodies::token_of(&payload)));
+                    let (parts, payload) = seen.parts()?;
+                    let token = bodies::token_with(&parts, &payload);
+                    left.messages.push((seen.found.position, token));
                 }
                 from = page.next;
             }
-            shared.history.note(0, What::Left(left));
+            all.push(What::Left(left));
         }
     }
+    look_at_deals(broker, shared, &mut all).await?;
     for group in &shared.scene.groups {
         let mut letters = Vec::new();
         let mut from = Some(LetterCursor::default());
@@ -170,7 +181,7 @@ async fn look(broker: &Arc<Broker>, shared: &Shared) -> Result<(), Problem> {
                 let Some(origin) = &parts.origin else { continue };
                 letters.push(Letter {
                     id: seen.id.to_string(),
-                    token: bodies::token_of(&payload),
+                    token: bodies::token_with(&parts, &payload),
                     attempts: origin.attempts,
                     reason: origin.reason.as_str(),
                     origin: Place {
@@ -182,8 +193,40 @@ async fn look(broker: &Arc<Broker>, shared: &Shared) -> Result<(), Problem> {
             }
             from = page.next;
         }
-        shared.history.note(0, What::Letters { group: group.name, letters });
+        all.push(What::Letters { group: group.name, letters });
     }
+    Ok(all)
+}
+
+/// How transactions are, and which of them wait.
+async fn look_at_deals(
+    broker: &Arc<Broker>,
+    shared: &Shared,
+    seen: &mut Vec<What>,
+) -> Result<(), Problem> {
+    let caller = Caller::Node;
+    let (mut ids, mut after) = (Vec::new(), None);
+    loop {
+        let listing = Listing { after, limit: 100, ..Listing::default() };
+        let (page, next) = broker.transactions(&caller, &listing).await?;
+        ids.extend(page.iter().map(|waiting| waiting.id.to_string()));
+        if next.is_none() {
+            break;
+        }
+        after = next;
+    }
+    let mut all: BTreeSet<String> = ids.iter().cloned().collect();
+    all.extend(shared.deals.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+    for id in all {
+        let outcome = match broker.transaction(&caller, &id).await {
+            // What is damaged is refused, as where messages are looked at.
+            Err(problem) if problem.code == "unreadable" => return Err(problem),
+            outcome => outcome.map_err(Fail::from),
+        };
+        let outcome = outcome.map(|(transaction, _)| producer::ruling(&transaction, true));
+        seen.push(What::Became { id, outcome });
+    }
+    seen.push(What::Waiting { ids });
     Ok(())
 }
 

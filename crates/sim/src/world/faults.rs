@@ -15,7 +15,7 @@ use crate::plan::Part;
 const ROOM: u64 = 1 << 40;
 
 impl World {
-    fn strike(&mut self, name: &'static str) {
+    pub(super) fn strike(&mut self, name: &'static str) {
         *self.figures.faults.entry(name).or_default() += 1;
         self.note(What::Fault { name });
     }
@@ -152,7 +152,10 @@ impl World {
         if self.figures.boots == 1 || self.disk.is_off() {
             return None;
         }
-        let interrupts = self.has(Part::Recovery) && self.rng.chance(1, 2);
+        // What was written and not synced is there after a start, and may be gone after one
+        // that lost its power.
+        let interrupts =
+            self.has(Part::Recovery) && self.rng.chance(1, 2) && !self.disk.has_unsynced();
         let expected = match self.rng.chance(1, 3) {
             true => {
                 let after = interrupts.then(|| 1 + self.rng.below(12));

@@ -1,7 +1,7 @@
 //! Starting and ending a node.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use posthouse::broker::{Broker, BrokerOptions, Caller, Ground, StartError};
 use posthouse::problem::Problem;
@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{Node, World};
 use crate::check::Violation;
-use crate::clients::Client;
+use crate::clients::{Client, Shared};
 use crate::history::What;
 use crate::plan::Part;
 use crate::scene::Scene;
@@ -52,22 +52,12 @@ impl World {
         Ground { files: disk.shared(), time: self.time.clone(), chance, aside: Aside::Here }
     }
 
-    fn open(&mut self) -> Result<Node, StartError> {
-        let runtime = runtime();
-        let guard = runtime.enter();
-        let ground = self.ground(&self.disk.clone());
-        let assembled = Broker::assemble(ground, self.options());
-        drop(guard);
-        let (broker, parts, _) = assembled?;
-        Ok(Node { parts, broker, runtime })
-    }
-
     /// Starts the node, and lets clients come.
     pub(super) fn boot(&mut self) -> Result<(), Violation> {
         for _ in 0..ATTEMPTS {
             self.figures.boots += 1;
             let expected = self.before_boot();
-            match self.open() {
+            match self.open_node(&self.disk.clone()) {
                 Ok(node) => {
                     let digests = digests(&node);
                     if let Some(expected) = expected.filter(|expected| *expected != digests) {
@@ -98,16 +88,10 @@ impl World {
     /// Finishes what a crash has left, and makes topics and groups. `false` if the node
     /// has ended meanwhile.
     fn settle_in(&mut self) -> Result<bool, Violation> {
-        let Some(node) = &self.node else { return Ok(false) };
-        let done = Arc::new(Mutex::new(None));
-        let (broker, scene, told) = (node.broker.clone(), self.shared.scene.clone(), done.clone());
-        node.runtime.spawn(async move {
-            let outcome = set_up(&broker, &scene).await;
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        });
-        let came = || done.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.drive(ROUNDS, 1, |_| came().is_some());
-        let outcome = came();
+        let ask = |broker: Arc<Broker>, shared: Arc<Shared>| async move {
+            set_up(&broker, &shared.scene).await
+        };
+        let outcome = self.ask_for(ROUNDS, 1, ask);
         let is_up = outcome == Some(Ok(()));
         let has_fallen = std::mem::take(&mut self.fallen);
         let may_fail = self.disk.is_off() || (has_fallen && self.has_excuse());
@@ -116,6 +100,35 @@ impl World {
             return Err(Violation::new(14, "recovery", what));
         }
         Ok(is_up && !has_fallen)
+    }
+
+    /// Asks the node something, and lets everything go on until it has answered. `None` if
+    /// it does not.
+    pub(super) fn ask<T, F>(&mut self, ask: impl FnOnce(Arc<Broker>, Arc<Shared>) -> F) -> Option<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.ask_for(super::ending::ROUNDS, 5, ask)
+    }
+
+    /// The same, in at most so many rounds of so many milliseconds.
+    pub(super) fn ask_for<T, F>(
+        &mut self,
+        rounds: u32,
+        ms: u64,
+        ask: impl FnOnce(Arc<Broker>, Arc<Shared>) -> F,
+    ) -> Option<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let Node { broker, runtime, .. } = self.node.as_ref()?;
+        let told = Arc::new(OnceLock::new());
+        let (tell, asked) = (told.clone(), ask(broker.clone(), self.shared.clone()));
+        runtime.spawn(async move { drop(tell.set(asked.await)) });
+        self.drive(rounds, ms, |_| told.get().is_some());
+        told.get().cloned()
     }
 
     fn start_clients(&mut self) {
@@ -161,13 +174,17 @@ impl World {
     }
 
     fn open_on(&mut self, disk: &SimFiles) -> Result<Vec<u64>, StartError> {
+        self.open_node(disk).map(|node| digests(&node))
+    }
+
+    /// A node on a disk. Nobody drives it yet.
+    pub(super) fn open_node(&mut self, disk: &SimFiles) -> Result<Node, StartError> {
         let runtime = runtime();
         let guard = runtime.enter();
         let assembled = Broker::assemble(self.ground(disk), self.options());
         drop(guard);
         let (broker, parts, _) = assembled?;
-        let node = Node { parts, broker, runtime };
-        Ok(digests(&node))
+        Ok(Node { parts, broker, runtime })
     }
 
     /// The digests of a node that runs.

@@ -138,6 +138,10 @@ impl State {
         due
     }
 
+    pub(super) fn has_unsynced(&self) -> bool {
+        self.inodes.values().any(Inode::has_unsynced)
+    }
+
     pub(super) fn inode(&mut self, id: u64) -> &mut Inode {
         self.inodes.entry(id).or_default()
     }

@@ -1,6 +1,7 @@
 //! One simulated file: what a program sees of it, and what the disk holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::rng::Rng;
 
@@ -14,10 +15,11 @@ type Sector = [u8; SECTOR_BYTES];
 /// The content of a file, twice.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// As the program sees it.
-    cache: Vec<u8>,
+    /// As the program sees it. Shared, as the other one is, until it is written: most
+    /// files of a disk are the same before and after a power cut, and on a copy of it.
+    cache: Arc<Vec<u8>>,
     /// As it would be found after a power cut in which nothing more got written.
-    disk: Vec<u8>,
+    disk: Arc<Vec<u8>>,
     /// Sectors written since the last sync, with every content they had: any of
     /// them may be what reaches the disk.
     dirty: BTreeMap<usize, Vec<Sector>>,
@@ -67,8 +69,22 @@ impl Inode {
 
     pub(super) fn grow(&mut self, len: u64) {
         if self.cache.len() < len as usize {
-            self.cache.resize(len as usize, 0);
+            Arc::make_mut(&mut self.cache).resize(len as usize, 0);
         }
+    }
+
+    /// Cuts off what lies behind `len` bytes. It is gone from the disk with the next sync.
+    pub(super) fn truncate(&mut self, len: u64) {
+        let len = len as usize;
+        if self.cache.len() <= len {
+            return;
+        }
+        Arc::make_mut(&mut self.cache).truncate(len);
+        let (sectors, blocks) = (len.div_ceil(SECTOR_BYTES), len.div_ceil(BLOCK_BYTES));
+        self.dirty.split_off(&sectors);
+        self.stray.split_off(&sectors);
+        let freed = self.blocks.drain(blocks.min(self.blocks.len())..).filter(|has| *has).count();
+        self.allocated -= freed as u64;
     }
 
     /// Writes into the cache. Room has been taken before.
@@ -76,7 +92,7 @@ impl Inode {
         let from = offset as usize;
         let to = from + data.len();
         self.grow(to as u64);
-        self.cache[from..to].copy_from_slice(data);
+        Arc::make_mut(&mut self.cache)[from..to].copy_from_slice(data);
         for sector in from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES) {
             let content = self.sector(sector);
             self.dirty.entry(sector).or_default().push(content);
@@ -95,13 +111,20 @@ impl Inode {
         let from = sector * SECTOR_BYTES;
         let to = (from + SECTOR_BYTES).min(self.disk.len());
         if from < to {
-            self.disk[from..to].copy_from_slice(&content[..to - from]);
+            Arc::make_mut(&mut self.disk)[from..to].copy_from_slice(&content[..to - from]);
         }
+    }
+
+    /// Whether something was written that need not reach the disk.
+    pub(super) fn has_unsynced(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// All that was written reaches the disk.
     pub(super) fn sync(&mut self) {
-        self.disk.resize(self.cache.len(), 0);
+        if self.disk.len() != self.cache.len() {
+            Arc::make_mut(&mut self.disk).resize(self.cache.len(), 0);
+        }
         for (sector, versions) in std::mem::take(&mut self.dirty) {
             if let Some(last) = versions.last() {
                 self.put_on_disk(sector, last);
@@ -132,9 +155,10 @@ impl Inode {
             let from = sector * SECTOR_BYTES;
             let to = (from + SECTOR_BYTES).min(self.cache.len());
             let on_disk = to.min(self.disk.len()).max(from);
-            self.cache[from..to].fill(0);
+            let cache = Arc::make_mut(&mut self.cache);
+            cache[from..to].fill(0);
             let held = on_disk - from;
-            self.cache[from..from + held].copy_from_slice(&self.disk[from..on_disk]);
+            cache[from..from + held].copy_from_slice(&self.disk[from..on_disk]);
         }
     }
 
@@ -142,8 +166,8 @@ impl Inode {
     pub(super) fn crash(&mut self, rng: &mut Rng) {
         // Whole files lost and whole files kept must be as likely as any mixture.
         let part = *rng.pick(&[0, 1, 4, 7, 8]);
-        if self.cache.len() > self.disk.len() && rng.chance(part, 8) {
-            self.disk.resize(self.cache.len(), 0);
+        if self.cache.len() != self.disk.len() && rng.chance(part, 8) {
+            Arc::make_mut(&mut self.disk).resize(self.cache.len(), 0);
         }
         for (sector, versions) in std::mem::take(&mut self.dirty) {
             if rng.chance(part, 8) {
@@ -159,7 +183,7 @@ impl Inode {
     pub(super) fn flip(&mut self, bit: u64) {
         let (byte, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
         for side in [&mut self.cache, &mut self.disk] {
-            if let Some(byte) = side.get_mut(byte) {
+            if let Some(byte) = Arc::make_mut(side).get_mut(byte) {
                 *byte ^= mask;
             }
         }
@@ -175,7 +199,7 @@ impl Inode {
         self.take_room(0, content.len() as u64);
         self.dirty.clear();
         self.stray.clear();
-        self.disk.clone_from(&content);
-        self.cache = content;
+        self.cache = Arc::new(content);
+        self.disk = self.cache.clone();
     }
 }

@@ -50,6 +50,8 @@ pub enum Op {
     Unlink,
     /// Reserving room.
     Allocate,
+    /// Shortening.
+    Truncate,
 }
 
 /// How often each sort of call was made.
@@ -63,7 +65,7 @@ pub struct Counts {
     pub syncs: u64,
     /// [`Op::SyncDir`].
     pub dir_syncs: u64,
-    /// [`Op::Create`], [`Op::Rename`], [`Op::Unlink`] and [`Op::Allocate`].
+    /// [`Op::Create`], [`Op::Rename`], [`Op::Unlink`], [`Op::Allocate`] and [`Op::Truncate`].
     pub names: u64,
 }
 
@@ -74,7 +76,7 @@ impl Counts {
             Op::Write => &mut self.writes,
             Op::Sync => &mut self.syncs,
             Op::SyncDir => &mut self.dir_syncs,
-            Op::Create | Op::Rename | Op::Unlink | Op::Allocate => &mut self.names,
+            Op::Create | Op::Rename | Op::Unlink | Op::Allocate | Op::Truncate => &mut self.names,
         };
         *count += 1;
     }
@@ -199,6 +201,11 @@ impl SimFiles {
     /// Whether the power has failed.
     pub fn is_off(&self) -> bool {
         self.state().power == Some(0)
+    }
+
+    /// Whether a power cut would take something that was written.
+    pub fn has_unsynced(&self) -> bool {
+        self.state().has_unsynced()
     }
 
     /// How many calls there were.
@@ -530,6 +537,13 @@ impl File for SimFile {
             let inode = state.inode(self.id);
             inode.take_room(0, len);
             inode.grow(len);
+            Ok(())
+        })
+    }
+
+    fn truncate(&self, len: u64) -> Result<(), FileError> {
+        self.files.call(Op::Truncate, "shorten", &self.path, |state| {
+            state.inode(self.id).truncate(len);
             Ok(())
         })
     }

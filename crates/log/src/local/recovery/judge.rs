@@ -79,7 +79,7 @@ impl Leftovers {
 ///   a mark, and marks are synced before anything follows them.
 ///
 /// Else nobody was ever told that X is durable: every frame that is acknowledged is
-/// covered by a unit of the next batch, or by a mark 20 ms later.
+/// covered by a unit that is written after its sync, or by a mark 20 ms later.
 pub(crate) fn judge(
     context: &Context,
     survey: &Survey,
@@ -154,9 +154,10 @@ fn missing(
 /// that does not, unless that was durable.
 ///
 /// This looks at every frame that no unit calls durable, *and* at those that only
-/// the last batch calls so. The last batch may be about to be cut, and its word with
-/// it; should this recovery be broken off then, the next one has only the frames
-/// themselves to go by. It must not find them bad where this one did not look.
+/// what can be torn calls so: what the last sync was to cover, and what was written
+/// while it ran. That may be about to be cut, and its word with it; should this recovery
+/// be broken off then, the next one has only the frames themselves to go by. It must not
+/// find them bad where this one did not look.
 pub(crate) fn settle(
     context: &Context,
     survey: &Survey,

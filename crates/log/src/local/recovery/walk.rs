@@ -54,8 +54,10 @@ pub(crate) struct Walk {
     pub bad: Bad,
     /// The segment of the survey with which it began.
     pub start: usize,
-    /// Frames that no unit calls durable, and those that only the last batch does.
+    /// Frames that no unit calls durable, and those that only what can be torn does.
     pub recent: VecDeque<Recent>,
+    /// What units called durable before they called durable what they do now.
+    covered_before: FrameNo,
     pub lost_end_marks: Vec<LostEndMark>,
     pub bytes_read: u64,
 }
@@ -75,6 +77,7 @@ impl Walk {
             bad: Bad::new(0, "no segment holds it"),
             start,
             recent: VecDeque::new(),
+            covered_before: FrameNo::ZERO,
             lost_end_marks: Vec::new(),
             bytes_read: 0,
         };
@@ -153,7 +156,10 @@ impl Walk {
         }
         let covered = self.at.chain.durable;
         if unit.header.durable_no > covered {
-            while self.recent.front().is_some_and(|recent| recent.frame <= covered) {
+            // What can be torn calls two frames durable; only what lies before both is
+            // called so by a unit that certainly stays.
+            let sure = std::mem::replace(&mut self.covered_before, covered);
+            while self.recent.front().is_some_and(|recent| recent.frame <= sure) {
                 self.recent.pop_front();
             }
         }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::drain::{Drain, Drained, consume, drain, leave, wait_for};
 use super::figure::ScaleFigure;
 use super::host::{Host, until_acknowledged};
-use super::pour::{Drain, Drained, Pour, Until, drain, pour, wait_for};
+use super::pour::{Pour, Until, pour};
 use super::{ScalePlan, failure};
 use crate::bench::figure::median;
 use crate::cli::Failure;
@@ -80,40 +81,21 @@ async fn take(
     let beside = tokio::spawn(beside(host.clone(), plan.clone(), number));
     // What is measured beside has begun when the first messages are taken.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let (drained, began) = (Arc::new(Drained::default()), Instant::now());
-    let mut consumers = tokio::task::JoinSet::new();
-    for number in 0..plan.consumers {
-        let how = Drain {
-            group: group.to_owned(),
-            consumer: format!("c{number}"),
-            batch: plan.batch,
-            acks: 4,
-            nack_one_in: 0,
-        };
-        consumers.spawn(drain(host.broker.clone(), how, drained.clone()));
-    }
+    let began = Instant::now();
+    let (drained, mut consumers) = consume(host, plan, group);
     let waited = wait_for("the consumers", || {
         let acked = drained.acked.load(Ordering::Relaxed);
         (acked >= count, acked)
     })
     .await;
     let took = began.elapsed().as_secs_f64();
-    drained.stop.store(true, Ordering::Relaxed);
-    let mut problem = None;
-    while let Some(ended) = consumers.join_next().await {
-        let ended = ended.map_err(|error| failure(format!("a consumer has ended: {error}")))?;
-        problem = problem.or(ended.err());
-    }
+    let left = leave(&drained, &mut consumers).await;
     STOP_BESIDE.notify_waiters();
     let beside = beside.await.map_err(|error| failure(format!("a task has ended: {error}")))??;
-    match problem {
-        Some(problem) => Err(problem),
-        None => {
-            waited?;
-            let disordered = drained.disordered.load(Ordering::Relaxed);
-            Ok(Taken { rate: count as f64 / took, beside, disordered })
-        }
-    }
+    left?;
+    waited?;
+    let disordered = drained.disordered.load(Ordering::Relaxed);
+    Ok(Taken { rate: count as f64 / took, beside, disordered })
 }
 
 static STOP_BESIDE: tokio::sync::Notify = tokio::sync::Notify::const_new();

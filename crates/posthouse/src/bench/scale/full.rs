@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use posthouse_log::files::{Files as _, RealFiles};
 
+use super::drain::{consume, leave, wait_for};
 use super::figure::ScaleFigure;
 use super::host::{Host, until_acknowledged};
-use super::pour::{Drain, Drained, Pour, Until, drain, pour, wait_for};
+use super::pour::{Pour, Until, pour};
 use super::{ScalePlan, failure};
 use crate::cli::Failure;
 
@@ -39,18 +40,7 @@ pub(super) async fn run(
     let size = plan.bytes;
     report(figure.on(&host).must(&format!("beyond {size} bytes"), host.broker.space().is_full()));
 
-    let drained = Arc::new(Drained::default());
-    let mut consumers = tokio::task::JoinSet::new();
-    for number in 0..plan.consumers {
-        let how = Drain {
-            group: "filling-0".to_owned(),
-            consumer: format!("c{number}"),
-            batch: plan.batch,
-            acks: 4,
-            nack_one_in: 0,
-        };
-        consumers.spawn(drain(host.broker.clone(), how, drained.clone()));
-    }
+    let (drained, mut consumers) = consume(&host, plan, "filling-0");
     let began = Instant::now();
     // Publishers are still there, and go on as soon as they may.
     wait_for("publishes after the drain", || {
@@ -66,10 +56,7 @@ pub(super) async fn run(
     stop.store(true, Ordering::Relaxed);
     let poured = pouring.await.map_err(|error| failure(format!("a task has ended: {error}")))??;
     report(ScaleFigure::new("publishes refused", poured.refused as f64, "publishes").on(&host));
-    drained.stop.store(true, Ordering::Relaxed);
-    while let Some(ended) = consumers.join_next().await {
-        ended.map_err(|error| failure(format!("a consumer has ended: {error}")))??;
-    }
+    leave(&drained, &mut consumers).await?;
     let refused = drained.refused.load(Ordering::Relaxed) as f64;
     let figure = ScaleFigure::new("receives and acknowledgements refused", refused, "requests");
     report(figure.on(&host).must("none", refused == 0.0));

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::drain::{Drain, Drained, drain, leave, wait_for};
 use super::figure::ScaleFigure;
 use super::host::{Host, kept};
-use super::pour::{Drain, Drained, Pour, Until, drain, pour, wait_for};
-use super::{ScalePlan, failure, probe};
+use super::pour::{Pour, Until, pour};
+use super::{ScalePlan, probe};
 use crate::bench::figure::median;
 use crate::cli::Failure;
 
@@ -94,10 +95,7 @@ pub(super) async fn run(
         let share = used / idle.as_secs_f64() * 100.0;
         report(ScaleFigure::new("processor, consumers waiting", share, "%").on(&host));
     }
-    drained.stop.store(true, Ordering::Relaxed);
-    while let Some(ended) = consumers.join_next().await {
-        ended.map_err(|error| failure(format!("a consumer has ended: {error}")))??;
-    }
+    leave(&drained, &mut consumers).await?;
     super::host::stop(host).await
 }
 

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod clean;
+mod drain;
 mod figure;
 mod full;
 mod groups;
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 pub use figure::ScaleFigure;
 pub use schedule::ScheduleWork;
+
+use posthouse_log::files::{Files, RealFiles};
 
 use super::disk::{Alone, Disk};
 use crate::cli::Failure;
@@ -120,7 +123,8 @@ async fn disk_alone(dir: &Path, bytes: usize, time: Duration) -> Result<Alone, F
     let alone = tokio::task::spawn_blocking(move || Disk::new(&path)?.run(bytes, time));
     let alone = alone.await.expect("the disk's thread does not panic");
     // It goes with the directory, if not now.
-    let _ = std::fs::remove_file(dir.join("disk"));
+    let files: &dyn Files = &RealFiles;
+    let _ = files.unlink_slowly(&dir.join("disk"));
     alone.map_err(|error| failure(error.to_string()))
 }
 

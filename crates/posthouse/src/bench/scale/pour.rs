@@ -1,13 +1,12 @@
-//! Pouring messages in, and taking them out: the load of all scale works.
+//! Pouring messages in: the load of all scale works.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hdrhistogram::Histogram;
 use posthouse_core::UnixMs;
 use posthouse_core::catalog::Topic;
@@ -18,10 +17,8 @@ use tokio::task::JoinSet;
 
 use super::failure;
 use super::host::Host;
-use crate::bench::lane::{Bodies, age, histogram};
-use crate::broker::consume::{Outcome, Receive, Received, Verdict};
+use crate::bench::lane::{Bodies, histogram};
 use crate::broker::publish::Sent;
-use crate::broker::{Broker, Caller};
 use crate::cli::Failure;
 use crate::problem::{Kind, Problem};
 
@@ -370,145 +367,4 @@ async fn send(
         broker.add(&mut outbox, topic, &parts, &body)?;
     }
     Ok(broker.submit(outbox)?.wait().boxed())
-}
-
-/// What consumers have done, counted while they work.
-#[derive(Debug, Default)]
-pub(super) struct Drained {
-    /// Messages acknowledged for good.
-    pub acked: AtomicU64,
-    /// Messages that came after one with a higher position of their partition.
-    pub disordered: AtomicU64,
-    /// Receives and acknowledgements that were refused.
-    pub refused: AtomicU64,
-    /// Consumers leave.
-    pub stop: AtomicBool,
-}
-
-/// How a consumer works.
-#[derive(Clone)]
-pub(super) struct Drain {
-    pub group: String,
-    pub consumer: String,
-    pub batch: usize,
-    /// Acknowledgements under way before it receives again.
-    pub acks: usize,
-    /// Of so many messages one is given back once; 0: none.
-    pub nack_one_in: u64,
-}
-
-/// Consumes until told to stop. Returns the ages of stamped messages.
-pub(super) async fn drain(
-    broker: Arc<Broker>,
-    how: Drain,
-    drained: Arc<Drained>,
-) -> Result<Histogram<u64>, Failure> {
-    const WAIT: Duration = Duration::from_millis(500);
-    let mut ages = histogram();
-    let mut last: HashMap<posthouse_core::TopicId, u64> = HashMap::new();
-    let mut acks: FuturesUnordered<BoxFuture<'static, Result<Vec<Outcome>, Problem>>> =
-        FuturesUnordered::new();
-    let ask = Receive {
-        max: how.batch,
-        wait: WAIT,
-        consumer: how.consumer.clone(),
-        ..Receive::default()
-    };
-    let mut count = 0;
-    while !drained.stop.load(Ordering::Relaxed) {
-        let received = match broker.receive(&Caller::Node, &how.group, &ask).await {
-            Ok(received) => received,
-            Err(problem) => {
-                refused(&drained, problem)?;
-                continue;
-            }
-        };
-        for message in &received {
-            let before = last.insert(message.topic.id, message.position);
-            if message.attempt == 1 && before.is_some_and(|before| before > message.position) {
-                drained.disordered.fetch_add(1, Ordering::Relaxed);
-            }
-            if let Some(age) = age(&message.parts()?.1) {
-                ages.saturating_record(age.as_nanos() as u64);
-            }
-        }
-        if !received.is_empty() {
-            acks.push(settle(&broker, &how, received, &mut count));
-        }
-        while acks.len() >= how.acks.max(1) {
-            match acks.next().await {
-                Some(Ok(outcomes)) => counted(&drained, &outcomes),
-                Some(Err(problem)) => refused(&drained, problem)?,
-                None => break,
-            }
-        }
-    }
-    while let Some(outcomes) = acks.next().await {
-        match outcomes {
-            Ok(outcomes) => counted(&drained, &outcomes),
-            Err(problem) => refused(&drained, problem)?,
-        }
-    }
-    Ok(ages)
-}
-
-fn counted(drained: &Drained, outcomes: &[Outcome]) {
-    let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Ok).count();
-    drained.acked.fetch_add(done as u64, Ordering::Relaxed);
-}
-
-/// What is refused for now is counted; anything else ends the run.
-fn refused(drained: &Drained, problem: Problem) -> Result<(), Failure> {
-    match problem.kind {
-        Kind::Exhausted | Kind::DiskFull => {
-            drained.refused.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        }
-        _ => Err(problem.into()),
-    }
-}
-
-fn settle(
-    broker: &Arc<Broker>,
-    how: &Drain,
-    received: Vec<Received>,
-    count: &mut u64,
-) -> BoxFuture<'static, Result<Vec<Outcome>, Problem>> {
-    let (broker, group) = (broker.clone(), how.group.clone());
-    let items = received
-        .into_iter()
-        .map(|message| {
-            *count += 1;
-            let again = how.nack_one_in > 0
-                && count.is_multiple_of(how.nack_one_in)
-                && message.attempt == 1;
-            let verdict = match again {
-                true => Verdict::Nack { delay_ms: Some(100), reason: "once more".into() },
-                false => Verdict::Ack,
-            };
-            (message.receipt, verdict)
-        })
-        .collect();
-    async move { broker.settle(&Caller::Node, &group, items).await }.boxed()
-}
-
-/// Waits until `done` says so; fails if nothing moves for a minute.
-pub(super) async fn wait_for(
-    what: &str,
-    mut done: impl FnMut() -> (bool, u64),
-) -> Result<(), Failure> {
-    let (mut last, mut at) = (0, Instant::now());
-    loop {
-        let (is_done, progress) = done();
-        if is_done {
-            return Ok(());
-        }
-        if progress != last {
-            (last, at) = (progress, Instant::now());
-        }
-        if at.elapsed() > Duration::from_secs(60) {
-            return Err(failure(format!("{what}: nothing has moved for a minute, at {last}")));
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }

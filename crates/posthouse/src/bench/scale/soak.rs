@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::drain::{Drain, Drained, drain, leave};
 use super::figure::ScaleFigure;
 use super::host::{Host, aged, until_acknowledged};
-use super::pour::{Drain, Drained, Pour, Spread, Until, drain, pour};
+use super::pour::{Pour, Spread, Until, pour};
 use super::{ScalePlan, failure, probe};
 use crate::bench::figure::median;
 use crate::cli::Failure;
@@ -108,9 +109,6 @@ pub(super) async fn run(
         report(figure.must(must, holds(now / before.max(1.0))));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    drained.stop.store(true, Ordering::Relaxed);
-    while let Some(ended) = consumers.join_next().await {
-        ended.map_err(|error| failure(format!("a consumer has ended: {error}")))??;
-    }
+    leave(&drained, &mut consumers).await?;
     super::host::stop(host).await
 }

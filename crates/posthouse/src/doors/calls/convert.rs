@@ -218,7 +218,29 @@ pub(in crate::doors) fn topic_patch(
         check_after_ms: config.check_after_ms,
         checks: config.checks.map(checks).transpose()?,
         publish_quota: config.publish_quota.map(quota),
+        accepts: config.accepts.map(accepts).transpose()?,
     })
+}
+
+fn accepts(number: i32) -> Result<catalog::Accepts, Problem> {
+    match proto::Accepts::try_from(number) {
+        Ok(proto::Accepts::Unspecified | proto::Accepts::Any) => Ok(catalog::Accepts::Any),
+        Ok(proto::Accepts::Normal) => Ok(catalog::Accepts::Normal),
+        Ok(proto::Accepts::Keyed) => Ok(catalog::Accepts::Keyed),
+        Ok(proto::Accepts::Delayed) => Ok(catalog::Accepts::Delayed),
+        Ok(proto::Accepts::Prepared) => Ok(catalog::Accepts::Prepared),
+        Err(_) => Err(Problem::invalid("accepts", number, "a sort of messages that is known")),
+    }
+}
+
+fn accepts_out(accepts: catalog::Accepts) -> proto::Accepts {
+    match accepts {
+        catalog::Accepts::Any => proto::Accepts::Any,
+        catalog::Accepts::Normal => proto::Accepts::Normal,
+        catalog::Accepts::Keyed => proto::Accepts::Keyed,
+        catalog::Accepts::Delayed => proto::Accepts::Delayed,
+        catalog::Accepts::Prepared => proto::Accepts::Prepared,
+    }
 }
 
 pub(in crate::doors) fn quota(quota: proto::PublishQuota) -> catalog::Quota {
@@ -288,6 +310,8 @@ pub(in crate::doors) fn topic(topic: &Topic, partitions: &[PartitionStats]) -> p
             check_after_ms: Some(config.check_after_ms),
             checks: Some(config.checks.into()),
             publish_quota: quota_out(config.publish_quota),
+            accepts: (config.accepts != catalog::Accepts::Any)
+                .then(|| accepts_out(config.accepts).into()),
         }),
         created_at_ms: topic.created_at.0,
         messages: partitions.iter().map(|p| p.info.next - p.info.head).sum(),

@@ -354,8 +354,13 @@ impl Calls {
         caller: &Caller,
         request: proto::CreateTokenRequest,
     ) -> Result<proto::CreateTokenResponse, Problem> {
-        let token = self.broker.make_token(caller, &request.user, &request.name).await?;
-        Ok(proto::CreateTokenResponse { token })
+        let (user, name) = (&request.user, &request.name);
+        if request.access_key {
+            let key = self.broker.make_access_key(caller, user, name).await?;
+            return Ok(proto::CreateTokenResponse { token: key.secret, access_key: Some(key.id) });
+        }
+        let token = self.broker.make_token(caller, user, name).await?;
+        Ok(proto::CreateTokenResponse { token, access_key: None })
     }
 
     pub(in crate::doors) async fn revoke_token(

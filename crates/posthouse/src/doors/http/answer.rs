@@ -20,6 +20,12 @@ pub fn answer<T, U: From<T>>(done: Result<T, Problem>) -> Answer<U> {
     Ok(Json(done?.into()))
 }
 
+/// The same of a call that makes something or changes it: the status says which.
+pub fn made<T, U: From<T>>(created: bool, what: T) -> Result<(StatusCode, Json<U>), Refused> {
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(what.into())))
+}
+
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
         Refused(problem)

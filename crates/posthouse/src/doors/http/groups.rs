@@ -7,7 +7,7 @@ use posthouse_client::proto;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, Refused, answer};
+use super::answer::{Answer, Refused, answer, made};
 use super::ask::{At, Of, PageOf, Params, Who};
 use crate::doors::calls::Calls;
 use crate::json::{self, Group, GroupConfig, Groups, Seek, SoughtList};
@@ -43,8 +43,7 @@ pub async fn put(
 ) -> Result<(StatusCode, Json<Group>), Refused> {
     let config = Some(config.into());
     let done = calls.put_group(&caller, proto::PutGroupRequest { name, config }).await?;
-    let status = if done.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(done.group.unwrap_or_default().into())))
+    made(done.created, done.group.unwrap_or_default())
 }
 
 /// A group: its configuration, how far it is, and who consumes

@@ -7,7 +7,7 @@ use posthouse_client::proto;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Answer, Refused, answer};
+use super::answer::{Answer, Refused, answer, made};
 use super::ask::{At, Of, Params, Who};
 use crate::doors::calls::Calls;
 use crate::json::{Problem, PublishedMessage, Recurring, RecurringConfig, RecurringList};
@@ -55,8 +55,7 @@ pub async fn put(
 ) -> Result<(StatusCode, Json<Recurring>), Refused> {
     let config = Some(config.into_proto()?);
     let done = calls.put_recurring(&caller, proto::PutRecurringRequest { name, config }).await?;
-    let status = if done.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(done.recurring.unwrap_or_default().into())))
+    made(done.created, done.recurring.unwrap_or_default())
 }
 
 /// A recurring message, with its next ten times

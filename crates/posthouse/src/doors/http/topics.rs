@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use posthouse_client::proto;
 
-use super::answer::{Answer, Refused, answer};
+use super::answer::{Answer, Refused, answer, made};
 use super::ask::{At, Of, PageOf, Params, Who};
 use crate::doors::calls::Calls;
 use crate::json::{Problem, PurgeTopic, Purged, Topic, TopicConfig, Topics};
@@ -40,8 +40,7 @@ pub async fn put(
 ) -> Result<(StatusCode, Json<Topic>), Refused> {
     let config = Some(config.into_proto()?);
     let done = calls.put_topic(&caller, proto::PutTopicRequest { name, config }).await?;
-    let status = if done.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(done.topic.unwrap_or_default().into())))
+    made(done.created, done.topic.unwrap_or_default())
 }
 
 /// A topic, with its configuration and its partitions

@@ -62,7 +62,9 @@ pub async fn delete(
 
 /// Make a token for a user
 ///
-/// It is in the answer and never shown again: only its hash is kept.
+/// It is in the answer and never shown again: only its hash is kept. With `access_key` it can
+/// be signed with, too, under the access key in the answer; then it follows from that key and
+/// the secret of the store.
 #[utoipa::path(post, path = "/v1/users/{user}/tokens", tag = "users",
     params(("user" = String, Path)), request_body = TokenName, responses(
     (status = 201, body = NewToken), (status = "default", body = Problem)))]
@@ -70,10 +72,12 @@ pub async fn create_token(
     State(calls): State<Calls>,
     Who(caller): Who,
     At(user): At<String>,
-    Of(TokenName { name }): Of<TokenName>,
+    Of(TokenName { name, access_key }): Of<TokenName>,
 ) -> Result<(StatusCode, Json<NewToken>), Refused> {
-    let made = calls.create_token(&caller, proto::CreateTokenRequest { user, name }).await?;
-    Ok((StatusCode::CREATED, Json(NewToken { token: made.token })))
+    let request = proto::CreateTokenRequest { user, name, access_key };
+    let made = calls.create_token(&caller, request).await?;
+    let made = NewToken { token: made.token, access_key: made.access_key };
+    Ok((StatusCode::CREATED, Json(made)))
 }
 
 /// End a token

@@ -76,7 +76,8 @@ impl From<Problem> for Fault {
             ("invalid_id" | "foreign_id" | "not_scheduled" | "dedupe_conflict", _) => {
                 Code::IllegalMessageId
             }
-            ("delays_off", _) => Code::MessagePropertyConflictWithType,
+            ("transaction_not_found", _) => Code::InvalidTransactionId,
+            ("delays_off" | "wrong_sort", _) => Code::MessagePropertyConflictWithType,
             ("invalid_message", "key") => Code::IllegalMessageGroup,
             ("invalid_message", "tags") => Code::IllegalMessageTag,
             ("invalid_message", "headers") => Code::MessagePropertiesTooLarge,

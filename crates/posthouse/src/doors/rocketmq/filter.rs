@@ -1,19 +1,30 @@
-//! What consumers ask for, as filters on tags.
+//! What consumers ask for, as filters of the node.
+
+use posthouse_core::filter::SQL;
 
 use super::fault::Fault;
 use super::pb::{Code, FilterExpression, FilterType};
 
-/// The filter that an expression on tags means: `a || b`, or `*`, or nothing for all.
+/// The filter that an expression means: `a || b`, or `*`, or nothing for all; or a
+/// condition on properties.
 ///
 /// # Errors
-/// If it is of another sort, or no tag can be meant.
-pub fn on_tags(expression: Option<&FilterExpression>) -> Result<String, Fault> {
+/// If no tag can be meant. What is wrong with a condition the broker finds out, when the
+/// group is to get what it says.
+pub fn meant(expression: Option<&FilterExpression>) -> Result<String, Fault> {
     let Some(expression) = expression else { return Ok("*".into()) };
-    if !matches!(expression.r#type(), FilterType::Tag | FilterType::Unspecified) {
-        let text = "filters on properties (SQL) are not known to this node: filter on tags";
-        return Err(Fault::new(Code::Unsupported, text));
-    }
     let text = expression.expression.trim();
+    match FilterType::try_from(expression.r#type) {
+        Ok(FilterType::Tag | FilterType::Unspecified) => on_tags(text),
+        Ok(FilterType::Sql) => Ok(format!("{SQL} {text}")),
+        Err(_) => {
+            let text = "the type of the filter is not known to this node: TAG or SQL is expected";
+            Err(Fault::new(Code::Unsupported, text))
+        }
+    }
+}
+
+fn on_tags(text: &str) -> Result<String, Fault> {
     if text.is_empty() || text == "*" {
         return Ok("*".into());
     }
@@ -44,7 +55,7 @@ mod tests {
     fn tag(expression: &str) -> Result<String, Code> {
         let r#type = FilterType::Tag.into();
         let of = FilterExpression { r#type, expression: expression.into() };
-        on_tags(Some(&of)).map_err(|fault| fault.code)
+        meant(Some(&of)).map_err(|fault| fault.code)
     }
 
     #[test]
@@ -57,7 +68,13 @@ mod tests {
         for bad in ["||", "a || ", "a | b", "a\"b", "a\nb"] {
             assert_eq!(tag(bad).unwrap_err(), Code::IllegalFilterExpression, "{bad:?}");
         }
-        let sql = FilterExpression { r#type: FilterType::Sql.into(), expression: "a = 1".into() };
-        assert_eq!(on_tags(Some(&sql)).unwrap_err().code, Code::Unsupported);
+    }
+
+    #[test]
+    fn a_condition_on_properties_stays_as_it_is() {
+        let of = |r#type| FilterExpression { r#type, expression: " a = 'b||c' ".into() };
+        assert_eq!(meant(Some(&of(FilterType::Sql.into()))).unwrap(), "sql: a = 'b||c'");
+        assert_eq!(meant(Some(&of(9))).unwrap_err().code, Code::Unsupported);
+        assert_eq!(meant(None).unwrap(), "*");
     }
 }

@@ -11,8 +11,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use posthouse_core::UnixMs;
-use posthouse_core::message::Parts;
+use posthouse_core::message::{KEYS_END, KEYS_HEADER, Parts};
 use posthouse_core::record::{NameTaken, When};
 use prost_types::{Duration, Timestamp};
 use sha1::{Digest as _, Sha1};
@@ -22,18 +23,16 @@ use super::names::Namespace;
 use super::pb;
 use super::pb::{Code, MessageType};
 use crate::broker::consume::Received;
+use crate::broker::schedule::Scheduled;
+use crate::broker::transact::Transaction;
 use crate::problem::Problem;
 
 /// What begins the names of headers that this door keeps for itself.
 const OWN: &str = "rocketmq.";
-const KEYS: &str = "rocketmq.keys";
 const BORN_HOST: &str = "rocketmq.born_host";
 const DELIVER_AT: &str = "rocketmq.deliver_at";
 const ENCODING: &str = "rocketmq.encoding";
 const TRACE: &str = "rocketmq.trace_context";
-
-/// A key has no control character, so this can stand between keys.
-const BETWEEN_KEYS: char = '\n';
 
 /// User properties with these names would be taken for what the system says of a
 /// message.
@@ -76,7 +75,7 @@ impl Extra {
                 let text = format!("key {key:?}: it must not be blank or have control characters");
                 return Err(Fault::new(Code::IllegalMessageKey, text));
             }
-            extra.push((KEYS, system.keys.join(&BETWEEN_KEYS.to_string())));
+            extra.push((KEYS_HEADER, system.keys.join(&KEYS_END.to_string())));
         }
         if !system.born_host.is_empty() {
             extra.push((BORN_HOST, system.born_host.clone()));
@@ -129,7 +128,7 @@ fn is_reserved(name: &str) -> bool {
 }
 
 /// Whether the message has what its type asks for. What it has beside that is no conflict:
-/// a delayed message may have a group.
+/// a delayed message may have a group, and one of a transaction both.
 fn check_type(system: &pb::SystemProperties) -> Result<(), Fault> {
     let unsupported = |what| Err(Fault::new(Code::Unsupported, what));
     match MessageType::try_from(system.message_type) {
@@ -141,8 +140,7 @@ fn check_type(system: &pb::SystemProperties) -> Result<(), Fault> {
             let text = "a message that is to come later needs a delivery timestamp";
             Err(Fault::new(Code::IllegalDeliveryTime, text))
         }
-        Ok(MessageType::Fifo | MessageType::Delay) => Ok(()),
-        Ok(MessageType::Transaction) => unsupported("this node has no transactions"),
+        Ok(MessageType::Fifo | MessageType::Delay | MessageType::Transaction) => Ok(()),
         Ok(MessageType::Lite) => unsupported("this node has no lite topics"),
         Ok(MessageType::Priority) => unsupported("this node has no priorities"),
         Err(_) => unsupported("this node does not know the type of the message"),
@@ -162,26 +160,65 @@ pub fn delivered(
     let (parts, body) = received.parts()?;
     let (topic, partition, position, published_at) = received.place(&parts);
     let published_at = Some(timestamp(published_at.0));
-    let mut system = pb::SystemProperties {
-        tag: parts.tags.first().map(|tag| (*tag).to_owned()),
+    let system = pb::SystemProperties {
         message_id: id(&parts, &received.id.to_string()).into_owned(),
-        body_digest: Some(digest(&body)),
-        body_encoding: pb::Encoding::Identity.into(),
         message_type: MessageType::Normal.into(),
         born_timestamp: published_at,
         store_timestamp: published_at,
-        store_host: super::BROKER_NAME.into(),
         receipt_handle: Some(handle),
         queue_id: partition as i32,
         queue_offset: Some(position as i64),
         invisible_duration: lease,
         delivery_attempt: Some(received.attempt.into()),
-        message_group: parts.key.map(str::to_owned),
         ..Default::default()
     };
-    if parts.key.is_some() {
-        system.set_message_type(MessageType::Fifo);
+    let mut message = shown(&parts, body, namespace, topic, system);
+    if let Some(system) = &mut message.system_properties {
+        if parts.key.is_some() {
+            system.set_message_type(MessageType::Fifo);
+        }
+        if system.delivery_timestamp.is_some() {
+            system.set_message_type(MessageType::Delay);
+        }
     }
+    Ok(message)
+}
+
+/// The message of a transaction as a producer is asked about it.
+///
+/// # Errors
+/// If the content cannot be read although its checksum holds.
+pub fn asked_about(
+    transaction: &Transaction,
+    message: &Scheduled,
+    namespace: &Namespace,
+) -> Result<pb::Message, Problem> {
+    let (parts, body) = message.parts()?;
+    let prepared_at = Some(timestamp(transaction.prepared_at.0));
+    let system = pb::SystemProperties {
+        message_id: id(&parts, &message.id.to_string()).into_owned(),
+        message_type: MessageType::Transaction.into(),
+        born_timestamp: prepared_at,
+        store_timestamp: prepared_at,
+        queue_id: message.partition as i32,
+        ..Default::default()
+    };
+    Ok(shown(&parts, body, namespace, &message.topic.name, system))
+}
+
+/// A message with what its publisher said of it, and `system` beside.
+fn shown(
+    parts: &Parts<'_>,
+    body: Bytes,
+    namespace: &Namespace,
+    topic: &str,
+    mut system: pb::SystemProperties,
+) -> pb::Message {
+    system.tag = parts.tags.first().map(|tag| (*tag).to_owned());
+    system.body_digest = Some(digest(&body));
+    system.set_body_encoding(pb::Encoding::Identity);
+    system.store_host = super::BROKER_NAME.into();
+    system.message_group = parts.key.map(str::to_owned);
     if let Some(origin) = &parts.origin {
         system.dead_letter_queue = Some(pb::DeadLetterQueue {
             topic: namespace.topic(origin.topic).name,
@@ -191,23 +228,20 @@ pub fn delivered(
     let mut user = HashMap::with_capacity(parts.headers.len());
     for (name, value) in &parts.headers {
         match *name {
-            KEYS => system.keys = value.split(BETWEEN_KEYS).map(str::to_owned).collect(),
+            KEYS_HEADER => system.keys = value.split(KEYS_END).map(str::to_owned).collect(),
             BORN_HOST => system.born_host = (*value).to_owned(),
             TRACE => system.trace_context = Some((*value).to_owned()),
             ENCODING => system.set_body_encoding(pb::Encoding::Gzip),
-            DELIVER_AT => {
-                system.delivery_timestamp = value.parse().ok().map(timestamp);
-                system.set_message_type(MessageType::Delay);
-            }
+            DELIVER_AT => system.delivery_timestamp = value.parse().ok().map(timestamp),
             _ => drop(user.insert((*name).to_owned(), (*value).to_owned())),
         }
     }
-    Ok(pb::Message {
+    pb::Message {
         topic: Some(namespace.topic(topic)),
         user_properties: user,
         system_properties: Some(system),
         body,
-    })
+    }
 }
 
 /// The id under which clients know a message: the one that its publisher gave it, else
@@ -229,10 +263,13 @@ fn digest(body: &[u8]) -> pb::Digest {
 
 /// A time on the wire in Unix milliseconds; one before 1970 is 1970.
 pub fn millis(at: &Timestamp) -> u64 {
-    let seconds = u64::try_from(at.seconds).unwrap_or(0);
-    seconds
-        .saturating_mul(1000)
-        .saturating_add(u64::from(at.nanos.max(0).unsigned_abs()) / 1_000_000)
+    whole_ms(at.seconds, at.nanos)
+}
+
+/// Seconds and nanoseconds of the wire in milliseconds; what is negative counts as none.
+fn whole_ms(seconds: i64, nanos: i32) -> u64 {
+    let ms = u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+    ms.saturating_add(u64::from(nanos.max(0).unsigned_abs()) / 1_000_000)
 }
 
 /// Unix milliseconds on the wire.
@@ -242,10 +279,7 @@ pub fn timestamp(ms: u64) -> Timestamp {
 
 /// Milliseconds of a duration on the wire; a negative one is none.
 pub fn duration_ms(duration: &Duration) -> u64 {
-    let seconds = u64::try_from(duration.seconds).unwrap_or(0);
-    seconds
-        .saturating_mul(1000)
-        .saturating_add(u64::from(duration.nanos.max(0).unsigned_abs()) / 1_000_000)
+    whole_ms(duration.seconds, duration.nanos)
 }
 
 /// Milliseconds on the wire.

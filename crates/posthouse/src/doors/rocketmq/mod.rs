@@ -15,9 +15,12 @@ mod send;
 mod sessions;
 mod settings;
 mod settle;
+mod signature;
 mod telemetry;
+mod transact;
 
 use std::pin::Pin;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -64,6 +67,8 @@ struct Inner {
     broker: Arc<Broker>,
     advertise: Option<Advertise>,
     sessions: Sessions,
+    /// Whose turn it is to be asked about a transaction.
+    turn: AtomicUsize,
     /// Whether streams have to end.
     stopping: watch::Sender<bool>,
 }
@@ -83,9 +88,11 @@ impl Door {
             broker,
             advertise,
             sessions: Sessions::default(),
+            turn: AtomicUsize::new(0),
             stopping: watch::Sender::new(false),
         });
         tokio::spawn(keep(Arc::downgrade(&inner)));
+        tokio::spawn(transact::ask_producers(Arc::downgrade(&inner)));
         Door { inner }
     }
 
@@ -108,11 +115,20 @@ impl Door {
             let text = format!("the client id has {} bytes; the most is {most}", client.len());
             return Err(Fault::new(Code::BadRequest, text));
         }
-        // Some clients sign with an empty key if they have none: only a token of ours is one.
-        let token = text("authorization").filter(|value| value.starts_with("Bearer "));
-        let calls = Calls { broker: self.inner.broker.clone() };
-        let caller = calls.caller(token)?;
+        let caller = self.caller(text("authorization"), text("x-mq-date-time"))?;
         Ok(Call { caller, client: client.into() })
+    }
+
+    fn caller(&self, authorization: Option<&str>, date: Option<&str>) -> Result<Caller, Fault> {
+        let calls = Calls { broker: self.inner.broker.clone() };
+        let token = authorization.filter(|value| value.starts_with("Bearer "));
+        if token.is_some() || self.broker().is_open() {
+            return Ok(calls.caller(token)?);
+        }
+        match authorization.and_then(signature::Signature::parse) {
+            Some(signature) => signature.caller(self.broker(), date),
+            None => Ok(calls.caller(None)?),
+        }
     }
 }
 
@@ -260,14 +276,6 @@ fn no_positions() -> Fault {
 
 // Calls that have no meaning here, each with the reason.
 impl Door {
-    async fn end_transaction(
-        &self,
-        _call: &Call,
-        _request: pb::EndTransactionRequest,
-    ) -> Result<pb::EndTransactionResponse, Fault> {
-        Err(Fault::new(Code::Unsupported, "this node has no transactions"))
-    }
-
     async fn sync_lite(
         &self,
         _call: &Call,

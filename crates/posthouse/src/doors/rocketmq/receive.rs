@@ -14,7 +14,7 @@ use super::message::{self, duration, duration_ms, timestamp};
 use super::names::{self, Namespace};
 use super::pb::receive_message_response::Content;
 use super::pb::{self, Code, ReceiveMessageResponse};
-use super::sessions::{Handle, Session};
+use super::sessions::{Attempt, Handle, Session};
 use super::{Call, Door, filter, settings};
 use crate::broker::consume::Receive;
 use crate::broker::{Broker, bounds};
@@ -64,7 +64,7 @@ impl Door {
         let queue = request.message_queue.unwrap_or_default();
         let resource = queue.topic.unwrap_or_default();
         let topic = names::topic(Some(&resource))?;
-        let filter = filter::on_tags(request.filter_expression.as_ref())?;
+        let filter = filter::meant(request.filter_expression.as_ref())?;
         let wait = request.long_polling_timeout.as_ref().map(duration_ms);
         let wait = patience(wait.map(Duration::from_millis), budget)?;
         let lease_ms = match (&request.invisible_duration, request.auto_renew) {
@@ -77,6 +77,12 @@ impl Door {
         };
         let session = self.session(call)?;
         self.subscribe(call, &session, &group, &topic, &filter).await?;
+        let attempt = request.attempt_id.as_deref().filter(|name| !name.is_empty());
+        let attempt = attempt.filter(|_| request.auto_renew).map(|name| {
+            let (attempt, lost) = session.attempts(name);
+            self.broker().give_back(lost.iter().map(String::as_str));
+            attempt
+        });
         let most = bounds::RECEIVE_MESSAGES;
         let lease_ms = lease_ms.or_else(|| self.renewed_lease(&group));
         let ask = Receive {
@@ -105,6 +111,7 @@ impl Door {
             group,
             receipts: Vec::with_capacity(received.len()),
             is_renewed: request.auto_renew,
+            attempt,
             is_sent: false,
         };
         let mut responses = Vec::with_capacity(received.len() + 2);
@@ -166,6 +173,7 @@ struct Parcel {
     group: String,
     receipts: Vec<String>,
     is_renewed: bool,
+    attempt: Option<Attempt>,
     is_sent: bool,
 }
 
@@ -174,7 +182,7 @@ impl Drop for Parcel {
         let receipts = std::mem::take(&mut self.receipts);
         if self.is_sent {
             if self.is_renewed {
-                self.session.hold(&self.group, receipts);
+                self.session.hold(&self.group, receipts, self.attempt);
             }
             return;
         }

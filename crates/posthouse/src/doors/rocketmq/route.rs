@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use posthouse_core::catalog::Topic;
+use posthouse_core::catalog::{Accepts, Topic};
 
 use super::fault::{Fault, ok};
 use super::names;
@@ -114,11 +114,19 @@ impl std::str::FromStr for Advertise {
 
 /// What clients may send to a topic: they refuse the rest by themselves.
 fn accepted(topic: &Topic) -> Vec<i32> {
-    let mut types = vec![MessageType::Normal.into(), MessageType::Fifo.into()];
-    if topic.config.delays {
-        types.push(MessageType::Delay.into());
-    }
-    types
+    let types: &[MessageType] = match (topic.config.accepts, topic.config.delays) {
+        (Accepts::Any, true) => {
+            &[MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction]
+        }
+        (Accepts::Any, false) => {
+            &[MessageType::Normal, MessageType::Fifo, MessageType::Transaction]
+        }
+        (Accepts::Normal, _) => &[MessageType::Normal],
+        (Accepts::Keyed, _) => &[MessageType::Fifo],
+        (Accepts::Delayed, _) => &[MessageType::Delay],
+        (Accepts::Prepared, _) => &[MessageType::Transaction],
+    };
+    types.iter().map(|sort| (*sort).into()).collect()
 }
 
 /// The node, at the address that the client came by.

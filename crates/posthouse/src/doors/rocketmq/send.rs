@@ -1,12 +1,15 @@
 //! Publishing, and calling back what is to come later.
 
+use std::sync::Arc;
+
+use posthouse_core::catalog::Topic;
 use posthouse_core::ident::MessageId;
 
 use super::fault::{Fault, ok, sum};
 use super::message::{self, Extra};
 use super::names;
 use super::pb::{self, Code};
-use super::{Call, Door};
+use super::{Call, Door, transact};
 use crate::broker::publish::{Outbox, Placed};
 use crate::broker::schedule::{Changed, Target};
 
@@ -23,6 +26,9 @@ impl Door {
             return Err(Fault::new(Code::IllegalTopic, "a batch has messages of one topic"));
         }
         let topic = self.broker().topic_to_publish(&call.caller, &name).await?;
+        if request.messages.iter().any(transact::is_prepared) {
+            return self.prepare(call, &topic, &request.messages).await;
+        }
         let bytes = request.messages.iter().map(|message| message.body.len()).sum();
         // Each has its own result: a bad one keeps no other out.
         let permit = self.broker().permit(bytes)?;
@@ -53,10 +59,10 @@ impl Door {
         Ok(pb::SendMessageResponse { status: Some(status), entries })
     }
 
-    fn add(
+    pub(super) fn add(
         &self,
         outbox: &mut Outbox,
-        topic: &std::sync::Arc<posthouse_core::catalog::Topic>,
+        topic: &Arc<Topic>,
         message: &pb::Message,
     ) -> Result<(), Fault> {
         let nothing = pb::SystemProperties::default();
@@ -108,16 +114,36 @@ impl Door {
 }
 
 fn entry(message: &pb::Message, placed: Result<Placed, Fault>) -> pb::SendResultEntry {
+    let taken = placed.map(|placed| Taken {
+        id: placed.id,
+        transaction: placed.id,
+        offset: placed.position.unwrap_or(0),
+    });
+    result(message, taken)
+}
+
+/// What became of a message that was taken in.
+pub struct Taken {
+    /// Its id.
+    pub id: MessageId,
+    /// That of its transaction, or its own: clients are used to there being one.
+    pub transaction: MessageId,
+    /// Its position, 0 if it has none yet.
+    pub offset: u64,
+}
+
+/// The result of one message.
+pub fn result(message: &pb::Message, taken: Result<Taken, Fault>) -> pb::SendResultEntry {
     let system = message.system_properties.as_ref();
     let message_id = system.map_or_else(String::new, |system| system.message_id.clone());
-    let placed = match placed {
-        Ok(placed) => placed,
+    let taken = match taken {
+        Ok(taken) => taken,
         Err(fault) => {
             let status = Some(fault.status());
             return pb::SendResultEntry { status, message_id, ..Default::default() };
         }
     };
-    let id = placed.id.to_string();
+    let id = taken.id.to_string();
     let is_later = system.is_some_and(|system| system.delivery_timestamp.is_some());
     pb::SendResultEntry {
         status: Some(ok()),
@@ -125,8 +151,8 @@ fn entry(message: &pb::Message, placed: Result<Placed, Fault>) -> pb::SendResult
             true => message::id(&Default::default(), &id).into_owned(),
             false => message_id,
         },
-        recall_handle: if is_later { id.clone() } else { String::new() },
-        transaction_id: id,
-        offset: placed.position.map_or(0, |position| position as i64),
+        recall_handle: if is_later { id } else { String::new() },
+        transaction_id: taken.transaction.to_string(),
+        offset: taken.offset as i64,
     }
 }

@@ -1,8 +1,9 @@
 //! What is known of clients: what they said they are, their streams of commands, and what
 //! they hold whose leases the node renews.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::fault::Fault;
+use super::names::Namespace;
 use super::pb::{self, Code, TelemetryCommand};
 use super::{Door, settings};
 use crate::broker::consume::{Outcome, Verdict};
@@ -25,6 +27,12 @@ const SILENCE: Duration = Duration::from_secs(35);
 
 /// Messages whose leases are renewed for one client.
 const HELD: usize = 65_536;
+
+/// Topics of a client's transactions that are remembered beside what it says itself.
+const PREPARES: usize = 256;
+
+/// Receives of a client that are known, so that one which is tried again is seen to be.
+const ATTEMPTS: usize = 16;
 
 /// A lease is renewed for so long at most: a consumer that hangs does not keep a message
 /// for ever.
@@ -86,23 +94,52 @@ struct State {
     /// Polls that wait.
     waiting: usize,
     streams: Vec<Stream>,
+    /// The topics that it has prepared transactions for: some clients do not say their
+    /// settings again to a node that was restarted.
+    prepares: Publishes,
     /// Filters that the client has asked for, by topic.
     subscribed: HashMap<String, String>,
     /// What is renewed, by receipt.
     held: HashMap<String, Held>,
+    /// The last receives of messages that are renewed.
+    attempts: VecDeque<Attempt>,
 }
+
+/// What a client calls a receive, hashed: when it is tried again it has the same name.
+pub type Attempt = u64;
 
 /// A stream of commands.
 #[derive(Debug)]
 struct Stream {
     sink: Sink,
+    /// Who opened it.
+    caller: Caller,
+    /// The topics that the client publishes to.
+    publishes: Publishes,
     /// What the client said last, and what it was told of its group.
     said: Option<(pb::Settings, Option<Arc<Group>>)>,
+}
+
+/// Topics that a client publishes to, by their names here, and the namespace in which it
+/// knows each.
+pub type Publishes = Vec<(String, Namespace)>;
+
+/// A producer that can be asked something.
+#[derive(Debug)]
+pub struct Publisher {
+    /// Where it is asked.
+    pub sink: Sink,
+    /// Who it is.
+    pub caller: Caller,
+    /// In which namespace it knows the topic.
+    pub namespace: Namespace,
 }
 
 #[derive(Debug)]
 struct Held {
     group: Arc<str>,
+    /// With which receive it went out, if that has a name.
+    attempt: Option<Attempt>,
     since: Instant,
     /// When the lease began, or was renewed.
     renewed: Instant,
@@ -139,6 +176,17 @@ impl Sessions {
         Some(session)
     }
 
+    /// Who publishes to a topic and can be asked something: those that were heard of lately,
+    /// or, where there are none, those that may be there.
+    pub fn publishers(&self, topic: &str) -> Vec<Publisher> {
+        let mut found: Vec<(bool, Publisher)> =
+            self.all().iter().filter_map(|session| session.publisher(topic)).collect();
+        if found.iter().any(|(is_heard, _)| *is_heard) {
+            found.retain(|(is_heard, _)| *is_heard);
+        }
+        found.into_iter().map(|(_, publisher)| publisher).collect()
+    }
+
     fn all(&self) -> Vec<Arc<Session>> {
         lock(&self.all).values().cloned().collect()
     }
@@ -154,8 +202,10 @@ impl Session {
             heard: Instant::now(),
             waiting: 0,
             streams: Vec::new(),
+            prepares: Vec::new(),
             subscribed: HashMap::new(),
             held: HashMap::new(),
+            attempts: VecDeque::new(),
         };
         Session { id, state: Mutex::new(state), ended: watch::Sender::new(false) }
     }
@@ -199,16 +249,51 @@ impl Session {
     }
 
     /// Commands go to `sink` from now on, too.
-    pub fn open(&self, sink: Sink) {
-        self.state().streams.push(Stream { sink, said: None });
+    pub fn open(&self, sink: Sink, caller: Caller) {
+        self.state().streams.push(Stream { sink, caller, publishes: Vec::new(), said: None });
     }
 
-    /// What the client said on one of its streams, and what its group was then.
-    pub fn says(&self, sink: &Sink, said: pb::Settings, group: Option<Arc<Group>>) {
+    /// What the client said on one of its streams, which topics it publishes to, and what
+    /// its group was then.
+    pub fn says(
+        &self,
+        sink: &Sink,
+        said: pb::Settings,
+        publishes: Publishes,
+        group: Option<Arc<Group>>,
+    ) {
         let mut state = self.state();
+        state.heard = Instant::now();
         if let Some(stream) = state.streams.iter_mut().find(|of| of.sink.same_channel(sink)) {
+            stream.publishes = publishes;
             stream.said = Some((said, group));
         }
+    }
+
+    /// The client prepares transactions for a topic: it can be asked about such ones.
+    pub fn prepares(&self, topic: &str, namespace: Namespace) {
+        let prepares = &mut self.state().prepares;
+        if prepares.len() < PREPARES && !prepares.iter().any(|(name, _)| name == topic) {
+            prepares.push((topic.into(), namespace));
+        }
+    }
+
+    /// Where the client can be asked as one that publishes to a topic, and whether it was
+    /// heard of lately.
+    fn publisher(&self, topic: &str) -> Option<(bool, Publisher)> {
+        let state = self.state();
+        // The newest: those before it may be of connections that are no more.
+        let mut streams = state.streams.iter().rev();
+        let found = streams.find_map(|stream| {
+            let mut topics = stream.publishes.iter().chain(&state.prepares);
+            let (_, namespace) = topics.find(|(name, _)| name == topic)?;
+            Some(Publisher {
+                sink: stream.sink.clone(),
+                caller: stream.caller.clone(),
+                namespace: namespace.clone(),
+            })
+        });
+        Some((state.heard.elapsed() <= SILENCE, found?))
     }
 
     /// A stream has ended.
@@ -218,8 +303,28 @@ impl Session {
         state.heard = Instant::now();
     }
 
+    /// A receive begins under the name that the client gives it. The messages that went out
+    /// under the same one: the answer was lost, and the client tries again.
+    pub fn attempts(&self, name: &str) -> (Attempt, Vec<String>) {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let attempt = hasher.finish();
+        let mut state = self.state();
+        let mut lost = Vec::new();
+        if state.attempts.contains(&attempt) {
+            let went = state.held.extract_if(|_, held| held.attempt == Some(attempt));
+            lost.extend(went.map(|(receipt, _)| receipt));
+        } else {
+            if state.attempts.len() >= ATTEMPTS {
+                state.attempts.pop_front();
+            }
+            state.attempts.push_back(attempt);
+        }
+        (attempt, lost)
+    }
+
     /// The client has these messages: their leases are renewed until it is done with them.
-    pub fn hold(&self, group: &str, receipts: Vec<String>) {
+    pub fn hold(&self, group: &str, receipts: Vec<String>, attempt: Option<Attempt>) {
         let group: Arc<str> = group.into();
         let now = Instant::now();
         let mut state = self.state();
@@ -227,7 +332,8 @@ impl Session {
             if state.held.len() >= HELD {
                 return;
             }
-            state.held.insert(receipt, Held { group: group.clone(), since: now, renewed: now });
+            let group = group.clone();
+            state.held.insert(receipt, Held { group, attempt, since: now, renewed: now });
         }
     }
 
@@ -248,8 +354,8 @@ impl Session {
     fn due(&self, lease: impl Fn(&str) -> Option<Duration>) -> HashMap<Arc<str>, Vec<String>> {
         let mut state = self.state();
         let now = Instant::now();
-        if state.is_gone() {
-            // Its leases run out.
+        if !state.is_there() {
+            // Its leases run out, also where a stream is open on which nothing is said.
             state.held.clear();
         }
         state.held.retain(|_, held| now.duration_since(held.since) < RENEWED);
@@ -307,8 +413,14 @@ fn by_group(
 }
 
 impl State {
+    /// Whether the client waits for something, or was heard of lately.
+    fn is_there(&self) -> bool {
+        self.waiting > 0 || self.heard.elapsed() <= SILENCE
+    }
+
+    /// Whether nothing has to be known of it any more.
     fn is_gone(&self) -> bool {
-        self.waiting == 0 && self.streams.is_empty() && self.heard.elapsed() > SILENCE
+        !self.is_there() && self.streams.is_empty()
     }
 }
 
@@ -403,12 +515,54 @@ mod tests {
     #[test]
     fn leases_are_renewed_when_a_third_of_them_has_gone_and_not_after_an_ack() {
         let session = Session::new("c".into());
-        session.hold("g", vec!["a".into(), "b".into()]);
+        session.hold("g", vec!["a".into(), "b".into()], None);
         let hour = |_: &str| Some(Duration::from_secs(3600));
         assert!(session.due(hour).is_empty());
         session.let_go(Handle { receipt: "a", is_renewed: true });
         let due = session.due(|_| Some(Duration::ZERO));
         assert_eq!(due, HashMap::from([("g".into(), vec!["b".to_owned()])]));
         assert!(session.due(|_| None).is_empty(), "a group that is not there has no leases");
+    }
+
+    #[test]
+    fn what_went_out_with_a_receive_that_is_tried_again_is_not_held_any_more() {
+        let session = Session::new("c".into());
+        let (first, lost) = session.attempts("first");
+        assert!(lost.is_empty());
+        session.hold("g", vec!["a".into()], Some(first));
+        let (second, lost) = session.attempts("second");
+        assert!(lost.is_empty());
+        session.hold("g", vec!["b".into()], Some(second));
+        assert_eq!(session.attempts("first"), (first, vec!["a".into()]));
+        assert_eq!(session.attempts("first"), (first, vec![]), "it is given back once");
+        assert_eq!(session.let_all_go()["g"], ["b"]);
+        // As many as there may be, and one more: the oldest is not known any more.
+        session.hold("g", vec!["c".into()], Some(second));
+        for n in 0..ATTEMPTS {
+            session.attempts(&n.to_string());
+        }
+        assert_eq!(session.attempts("second").1, [""; 0]);
+    }
+
+    #[test]
+    fn the_leases_of_a_client_that_is_silent_run_out_though_its_stream_is_open() {
+        let session = Session::new("c".into());
+        let (sink, _commands) = mpsc::channel(1);
+        session.open(sink.clone(), Caller::Anyone);
+        session.hold("g", vec!["a".into()], None);
+        let always = |_: &str| Some(Duration::ZERO);
+        assert!(!session.due(always).is_empty());
+        let before = Instant::now().checked_sub(SILENCE + Duration::from_secs(1)).unwrap();
+        session.state().heard = before;
+        let poll = Arc::new(session);
+        let waiting = poll.wait();
+        assert!(!poll.due(always).is_empty(), "it waits for messages");
+        drop(waiting);
+        poll.state().heard = before;
+        assert!(poll.due(always).is_empty());
+        assert!(!poll.state().is_gone(), "it can still be told something");
+        poll.close(&sink);
+        poll.state().heard = before;
+        assert!(poll.state().is_gone());
     }
 }

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::fault::{Fault, ok};
+use super::names::Namespace;
 use super::pb::settings::PubSub;
 use super::pb::telemetry_command::Command;
 use super::pb::{self, TelemetryCommand};
@@ -36,7 +37,7 @@ impl Door {
                     return;
                 }
             };
-            session.open(sink.clone());
+            session.open(sink.clone(), call.caller.clone());
             let mut ended = session.ended();
             loop {
                 let said = tokio::select! {
@@ -48,7 +49,13 @@ impl Door {
                 let Ok(Some(said)) = said else { break };
                 // What else clients say answers commands that are never given.
                 let Some(Command::Settings(said)) = said.command else { continue };
-                let answer = door.settle_settings(&call, &session, &sink, said).await;
+                let answer = match door.broker().identify_again(&call.caller) {
+                    Ok(caller) => {
+                        let call = Call { caller, client: call.client.clone() };
+                        door.settle_settings(&call, &session, &sink, said).await
+                    }
+                    Err(problem) => Err(problem.into()),
+                };
                 let is_fault = answer.is_err();
                 let answer = answer.map_err(|fault| fault.grpc());
                 if sink.send(answer).await.is_err() || is_fault {
@@ -68,12 +75,13 @@ impl Door {
         said: pb::Settings,
     ) -> Result<TelemetryCommand, Fault> {
         let mut body_bytes = 0;
+        let mut publishes = Vec::new();
         match &said.pub_sub {
             Some(PubSub::Subscription(subscription)) => {
                 let group = names::group(subscription.group.as_ref())?;
                 for entry in &subscription.subscriptions {
                     let topic = names::topic(entry.topic.as_ref())?;
-                    let filter = filter::on_tags(entry.expression.as_ref())?;
+                    let filter = filter::meant(entry.expression.as_ref())?;
                     self.subscribe(call, session, &group, &topic, &filter).await?;
                 }
             }
@@ -83,12 +91,13 @@ impl Door {
                     if let Ok(topic) = self.broker().topic_for(&call.caller, &topic) {
                         body_bytes = body_bytes.max(topic.config.max_message_bytes as usize);
                     }
+                    publishes.push((topic, Namespace::of(resource)));
                 }
             }
             None => {}
         }
         let group = self.group_of(&said);
-        session.says(sink, said.clone(), group.clone());
+        session.says(sink, said.clone(), publishes, group.clone());
         let answer = settings::answer(said, group.as_deref(), body_bytes);
         Ok(settings::command(answer))
     }

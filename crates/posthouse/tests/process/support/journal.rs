@@ -45,7 +45,7 @@ pub struct Given {
     pub id: String,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Notes {
     sent: HashMap<String, Sent>,
     given: HashMap<String, BTreeMap<Place, Given>>,
@@ -68,6 +68,11 @@ impl Journal {
     fn event(&self, notes: &mut Notes) {
         notes.events += 1;
         self.events.send_replace(notes.events);
+    }
+
+    /// The same notes, to be gone on with apart.
+    pub fn copy(&self) -> Journal {
+        Journal { notes: Mutex::new(self.notes().clone()), ..Journal::default() }
     }
 
     /// Waits until `n` more answers have come.

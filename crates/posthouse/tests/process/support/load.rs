@@ -115,7 +115,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    fn message(&mut self, dedupe: bool) -> OutgoingMessage {
+    pub fn message(&mut self, dedupe: bool) -> OutgoingMessage {
         let rng = &mut self.rng;
         let len = match rng.below(100) {
             0 => rng.range(100_000, 400_000),
@@ -548,7 +548,7 @@ fn note_acks(
     }
 }
 
-fn answered(journal: &Journal, uids: &[String], messages: &[PublishedMessage]) {
+pub fn answered(journal: &Journal, uids: &[String], messages: &[PublishedMessage]) {
     assert_eq!(uids.len(), messages.len(), "an answer for each message");
     for (uid, message) in uids.iter().zip(messages) {
         match &message.problem {

@@ -39,3 +39,8 @@ where
     })
     .await
 }
+
+/// Of so many places that a long test goes over it takes one: all, unless STEP says so.
+pub fn step() -> usize {
+    std::env::var("STEP").map_or(1, |step| step.parse().expect("STEP is a number"))
+}

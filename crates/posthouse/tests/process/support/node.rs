@@ -1,5 +1,6 @@
 //! The binary, as a process.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub struct Setup {
     listen: String,
     args: Vec<String>,
     ignores_size_signal: bool,
+    /// A command that it is started by.
+    under: Vec<OsString>,
 }
 
 /// A process that runs. It is killed when this is dropped.
@@ -58,6 +61,7 @@ impl Setup {
             listen: "127.0.0.1:0".into(),
             args: args.map(str::to_owned).to_vec(),
             ignores_size_signal: false,
+            under: Vec::new(),
         }
     }
 
@@ -82,9 +86,21 @@ impl Setup {
         self
     }
 
+    /// It is started by a command, whose last word is a file; which has to become the
+    /// node, so that it can be killed.
+    pub fn under(mut self, command: &[&str], file: &Path) -> Setup {
+        self.under = command.iter().map(OsString::from).collect();
+        self.under.push(file.into());
+        self
+    }
+
     fn spawn(&self) -> Child {
         let binary = env!("CARGO_BIN_EXE_posthouse");
-        let mut command = if self.ignores_size_signal {
+        let mut command = if let [first, rest @ ..] = &self.under[..] {
+            let mut other = Command::new(first);
+            other.args(rest).arg(binary);
+            other
+        } else if self.ignores_size_signal {
             let mut shell = Command::new("sh");
             shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", binary]);
             shell
@@ -105,7 +121,7 @@ impl Setup {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        command.spawn().expect("the binary can be started")
+        command.spawn().unwrap_or_else(|e| panic!("{command:?} cannot be started: {e}"))
     }
 
     /// Starts it, and waits until it listens.
@@ -249,6 +265,12 @@ impl Node {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("a child can be sent a signal");
+    }
+
+    /// The same, if it has not ended by itself.
+    pub fn signal_if_alive(&self, signal: Signal) {
+        // Until somebody waits for it, its number is nobody else's.
+        let _ = kill_process(self.pid(), signal);
     }
 
     /// Waits until it has ended.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use posthouse_core::record::When;
 
+use super::super::drain::{consume, leave, wait_for};
 use super::super::figure::ScaleFigure;
 use super::super::host::{Host, kept, stop, until_acknowledged};
-use super::super::pour::{Pour, Until, pour, wait_for};
+use super::super::pour::{Pour, Until, pour};
 use super::super::{ScalePlan, failure};
-use super::fire::{ages, consume};
 use super::{all_at, ample, fill, millions, until};
 use crate::bench::lane::quantile_ms;
 use crate::cli::Failure;
@@ -99,7 +99,7 @@ async fn beside(host: &Arc<Host>, plan: &ScalePlan, number: u64) -> Result<Besid
         (acked >= paced.messages, acked)
     })
     .await;
-    let late = ages(&drained, &mut consumers).await?;
+    let late = leave(&drained, &mut consumers).await?;
     waited?;
     Ok(Beside { late, rate: poured.rate() })
 }

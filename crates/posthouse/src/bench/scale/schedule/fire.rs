@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use posthouse_core::record::When;
-use tokio::task::JoinSet;
 
+use super::super::drain::{consume, leave, wait_for};
 use super::super::figure::ScaleFigure;
 use super::super::host::{Host, stop, until_acknowledged};
-use super::super::pour::{Drain, Drained, Pour, Until, drain, pour, wait_for};
+use super::super::pour::{Pour, Until, pour};
 use super::super::{ScalePlan, disk_alone, failure};
 use super::{ample, until};
-use crate::bench::lane::{histogram, quantile_ms};
+use crate::bench::lane::quantile_ms;
 use crate::cli::Failure;
 
 /// A sync that one message shares with nobody: a frame's first block.
@@ -89,45 +89,7 @@ async fn fire(
     })
     .await;
     let took = began.elapsed();
-    let ages = ages(&drained, &mut consumers).await?;
+    let ages = leave(&drained, &mut consumers).await?;
     waited?;
     Ok(Fired { messages: count, took, ages })
-}
-
-/// Consumers of a group.
-pub(super) type Consumers = JoinSet<Result<Histogram<u64>, Failure>>;
-
-/// Starts consumers of a group.
-pub(super) fn consume(
-    host: &Arc<Host>,
-    plan: &ScalePlan,
-    group: &str,
-) -> (Arc<Drained>, Consumers) {
-    let (drained, mut consumers) = (Arc::new(Drained::default()), JoinSet::new());
-    for number in 0..plan.consumers {
-        let how = Drain {
-            group: group.to_owned(),
-            consumer: format!("consumer-{number}"),
-            batch: plan.batch,
-            acks: 4,
-            nack_one_in: 0,
-        };
-        consumers.spawn(drain(host.broker.clone(), how, drained.clone()));
-    }
-    (drained, consumers)
-}
-
-/// Lets consumers leave, and gives the ages of all that they had.
-pub(super) async fn ages(
-    drained: &Drained,
-    consumers: &mut Consumers,
-) -> Result<Histogram<u64>, Failure> {
-    drained.stop.store(true, Ordering::Relaxed);
-    let mut all = histogram();
-    while let Some(ended) = consumers.join_next().await {
-        let ages = ended.map_err(|error| failure(format!("a consumer has ended: {error}")))??;
-        // All have the same bounds.
-        let _ = all.add(&ages);
-    }
-    Ok(all)
 }

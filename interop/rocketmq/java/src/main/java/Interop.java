@@ -12,8 +12,11 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.BooleanSupplier;
 import org.apache.rocketmq.client.apis.ClientConfiguration;
+import org.apache.rocketmq.client.apis.ClientConfigurationBuilder;
 import org.apache.rocketmq.client.apis.ClientException;
 import org.apache.rocketmq.client.apis.ClientServiceProvider;
+import org.apache.rocketmq.client.apis.SessionCredentialsProvider;
+import org.apache.rocketmq.client.apis.StaticSessionCredentialsProvider;
 import org.apache.rocketmq.client.apis.consumer.ConsumeResult;
 import org.apache.rocketmq.client.apis.consumer.FilterExpression;
 import org.apache.rocketmq.client.apis.consumer.FilterExpressionType;
@@ -25,17 +28,21 @@ import org.apache.rocketmq.client.apis.message.MessageBuilder;
 import org.apache.rocketmq.client.apis.message.MessageView;
 import org.apache.rocketmq.client.apis.producer.Producer;
 import org.apache.rocketmq.client.apis.producer.SendReceipt;
+import org.apache.rocketmq.client.apis.producer.Transaction;
+import org.apache.rocketmq.client.apis.producer.TransactionChecker;
+import org.apache.rocketmq.client.apis.producer.TransactionResolution;
 
 /** The official Java client against a node: one scenario a run. */
 public final class Interop {
     private static final ClientServiceProvider PROVIDER = ClientServiceProvider.loadService();
     private static String endpoint;
+    private static SessionCredentialsProvider signer;
 
     public static void main(String[] args) {
         endpoint = args[0];
         int code = 0;
         try {
-            run(args[1]);
+            run(args);
             System.out.println("done");
         } catch (Throwable error) {
             error.printStackTrace(System.out);
@@ -45,23 +52,28 @@ public final class Interop {
         Runtime.getRuntime().halt(code);
     }
 
-    static void run(String scenario) throws Exception {
-        switch (scenario) {
+    static void run(String[] args) throws Exception {
+        switch (args[1]) {
             case "simple" -> simple();
             case "push" -> push();
+            case "filter" -> filter();
             case "delay" -> delay();
             case "order" -> order();
             case "dead" -> dead();
             case "extend" -> extend();
             case "refused" -> refused();
+            case "transact" -> transact();
+            case "prepareAndDie" -> prepareAndDie();
+            case "access" -> access(args[2], args[3]);
             case "crash" -> crash();
-            default -> throw new IllegalArgumentException(scenario);
+            default -> throw new IllegalArgumentException(args[1]);
         }
     }
 
     static ClientConfiguration configuration() {
         // TLS stays as it is by default: on.
-        return ClientConfiguration.newBuilder().setEndpoints(endpoint).build();
+        ClientConfigurationBuilder builder = ClientConfiguration.newBuilder().setEndpoints(endpoint);
+        return (signer == null ? builder : builder.setCredentialProvider(signer)).build();
     }
 
     static Producer producer(String... topics) throws ClientException {
@@ -188,6 +200,46 @@ public final class Interop {
         }
     }
 
+    static void filter() throws Exception {
+        String topic = "java-filter";
+        try (Producer producer = producer(topic)) {
+            for (int n = 0; n < 12; n++) {
+                MessageBuilder message = message(topic, "" + n).setTag(n % 3 == 0 ? "a" : "b")
+                    .setKeys("key-" + n).addProperty("region", n % 2 == 0 ? "eu" : "us");
+                if (n != 8) {
+                    message.addProperty("price", n + ".50");
+                }
+                producer.send(message.build());
+            }
+            Map<String, List<String>> expected = Map.of(
+                "region = 'eu' AND price > 4", List.of("10", "4", "6"),
+                "NOT price > 4", List.of("0", "1", "2", "3"),
+                "price IS NULL OR TAGS = 'a' AND price BETWEEN 3 AND 7", List.of("3", "6", "8"),
+                "KEYS IN ('key-2', 'key-5') AND region <> 'us'", List.of("2"));
+            int group = 0;
+            for (Map.Entry<String, List<String>> one : expected.entrySet()) {
+                FilterExpression sql =
+                    new FilterExpression(one.getKey(), FilterExpressionType.SQL92);
+                try (SimpleConsumer consumer = PROVIDER.newSimpleConsumerBuilder()
+                    .setClientConfiguration(configuration())
+                    .setConsumerGroup("java-filter-" + group++)
+                    .setAwaitDuration(Duration.ofSeconds(2))
+                    .setSubscriptionExpressions(Map.of(topic, sql)).build()) {
+                    List<String> bodies = new ArrayList<>();
+                    receive(consumer, one.getValue().size())
+                        .forEach(view -> bodies.add(body(view)));
+                    Collections.sort(bodies);
+                    same(one.getValue(), bodies, one.getKey());
+                    check(consumer.receive(32, Duration.ofSeconds(30)).isEmpty(),
+                        "nothing else comes: " + one.getKey());
+                }
+            }
+        }
+        fails(() -> pushConsumer("java-filter-bad", topic,
+            new FilterExpression("region = ", FilterExpressionType.SQL92),
+            view -> ConsumeResult.SUCCESS), "IllegalStateException");
+    }
+
     static void delay() throws Exception {
         String topic = "java-delay";
         try (Producer producer = producer(topic);
@@ -302,6 +354,85 @@ public final class Interop {
             .setSubscriptionExpressions(Collections.singletonMap(topic,
                 new FilterExpression("a | b", FilterExpressionType.TAG)))
             .setMessageListener(view -> ConsumeResult.SUCCESS).build(), "IllegalStateException");
+    }
+
+    /** A producer of java-transact that answers what it is asked. */
+    static Producer transactor(TransactionChecker checker) throws ClientException {
+        return PROVIDER.newProducerBuilder().setClientConfiguration(configuration())
+            .setTopics("java-transact").setTransactionChecker(checker).build();
+    }
+
+    static String prepare(Producer producer, Transaction transaction, String body)
+        throws ClientException {
+        Message message = message("java-transact", body).setTag("tag").setKeys("key")
+            .addProperty("body", body).build();
+        return producer.send(message, transaction).getMessageId().toString();
+    }
+
+    static void prepareAndDie() throws Exception {
+        Producer producer = transactor(view -> TransactionResolution.UNKNOWN);
+        prepare(producer, producer.beginTransaction(), "orphan");
+        // Its end is no goodbye.
+        Runtime.getRuntime().halt(0);
+    }
+
+    static void transact() throws Exception {
+        String java = ProcessHandle.current().info().command().orElse("java");
+        String home = "-Duser.home=" + System.getProperty("user.home");
+        Process orphan = new ProcessBuilder(java, home, "-cp", System.getProperty("java.class.path"),
+            "Interop", endpoint, "prepareAndDie").inheritIO().start();
+        same(0, orphan.waitFor(), "how one ends that prepares and dies");
+        Map<String, AtomicInteger> asked = new ConcurrentHashMap<>();
+        Producer producer = transactor(view -> {
+            String body = body(view);
+            same(Map.of("body", body), view.getProperties(), "the properties that it is asked with");
+            same("tag", view.getTag().get(), "the tag that it is asked with");
+            int times = asked.computeIfAbsent(body, of -> new AtomicInteger()).incrementAndGet();
+            return switch (body) {
+                case "orphan" -> TransactionResolution.COMMIT;
+                case "unknown" -> times > 1 ? TransactionResolution.COMMIT
+                    : TransactionResolution.UNKNOWN;
+                case "dropped" -> TransactionResolution.ROLLBACK;
+                default -> TransactionResolution.UNKNOWN;
+            };
+        });
+        Transaction committed = producer.beginTransaction();
+        String id = prepare(producer, committed, "committed");
+        Transaction rolledBack = producer.beginTransaction();
+        prepare(producer, rolledBack, "rolled back");
+        committed.commit();
+        rolledBack.rollback();
+        committed.commit();
+        fails(committed::rollback, "40008");
+        prepare(producer, producer.beginTransaction(), "unknown");
+        prepare(producer, producer.beginTransaction(), "dropped");
+        try (SimpleConsumer consumer = simpleConsumer("java-transact-group", "java-transact")) {
+            Set<String> got = new HashSet<>();
+            for (MessageView view : receive(consumer, 3)) {
+                got.add(body(view));
+                if (body(view).equals("committed")) {
+                    same(id, view.getMessageId().toString(), "the id of what was prepared");
+                }
+            }
+            same(Set.of("committed", "orphan", "unknown"), got, "what has come");
+            until("it is asked about the last", () -> asked.containsKey("dropped"));
+            check(consumer.receive(1, Duration.ofSeconds(30)).isEmpty(), "nothing is left");
+        }
+        check(asked.get("unknown").get() >= 2, "one that does not know is asked again");
+    }
+
+    static void access(String key, String secret) throws Exception {
+        String topic = "java-access";
+        fails(() -> producer(topic), "40100");
+        signer = new StaticSessionCredentialsProvider(key, "wrong");
+        fails(() -> producer(topic), "40100");
+        signer = new StaticSessionCredentialsProvider(key, secret);
+        fails(() -> producer("java-closed"), "40300");
+        try (Producer producer = producer(topic);
+            SimpleConsumer consumer = simpleConsumer("java-access-group", topic)) {
+            producer.send(message(topic, "signed").build());
+            same("signed", body(receive(consumer, 1).get(0)), "what comes");
+        }
     }
 
     static void crash() throws Exception {

@@ -1,4 +1,4 @@
-//! Filters on tags: which messages of its topics a group gets.
+//! Expressions on tags.
 //!
 //! ```text
 //! filter  = "*" | or
@@ -18,30 +18,16 @@ use std::fmt;
 
 use regex::{Regex, RegexBuilder};
 
+use super::{FilterError, MAX_DEPTH, MAX_REGEX_BYTES};
 use crate::ident::Secret;
 
-/// The longest filter in bytes.
-pub const MAX_FILTER_BYTES: usize = 4096;
+/// The most regular expressions of a filter: one of a few characters takes up to
+/// [`MAX_REGEX_BYTES`], and time to be made ready.
+const MAX_REGEXES: usize = 16;
 
-const MAX_DEPTH: usize = 32;
-const MAX_REGEX_BYTES: usize = 1 << 20;
-
-/// Why a text is not a filter, and where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} at byte {at} of the filter")]
-pub struct FilterError {
-    /// Byte offset of what could not be understood.
-    pub at: usize,
-    /// What is wrong.
-    pub what: String,
-}
-
-/// A filter, ready to be evaluated in one store.
+/// An expression, ready to be evaluated in one store.
 #[derive(Clone, Debug)]
-pub struct Filter {
-    node: Node,
-    needs_text: bool,
-}
+pub struct Expression(Node);
 
 #[derive(Clone, Debug)]
 enum Node {
@@ -53,63 +39,44 @@ enum Node {
     Not(Box<Node>),
 }
 
-impl Default for Filter {
+impl Default for Expression {
     fn default() -> Self {
-        Filter { node: Node::Everything, needs_text: false }
+        Expression(Node::Everything)
     }
 }
 
-impl Filter {
-    /// Parses `text` for the store whose secret hashes tags.
+impl Expression {
+    /// Parses `text` for the store whose secret hashes tags. It is no longer than a filter
+    /// can be.
     ///
     /// # Errors
     /// See [`FilterError`].
-    pub fn parse(text: &str, secret: &Secret) -> Result<Filter, FilterError> {
-        if text.len() > MAX_FILTER_BYTES {
-            let what =
-                format!("{} bytes are too many, the most is {MAX_FILTER_BYTES},", text.len());
-            return Err(FilterError { at: 0, what });
-        }
-        let mut parser = Parser { text, at: 0, depth: 0, secret };
+    pub fn parse(text: &str, secret: &Secret) -> Result<Expression, FilterError> {
+        let mut parser = Parser { text, at: 0, depth: 0, regexes: 0, secret };
         let node = parser.or()?;
         match parser.peek()? {
-            Token::End => {}
-            other => return Err(parser.error(format!("{other} is not expected"))),
+            Token::End => Ok(Expression(node)),
+            other => Err(parser.error(format!("{other} is not expected"))),
         }
-        Ok(Filter { needs_text: node.has_regex(), node })
     }
 
     /// Whether every message passes.
     pub fn is_everything(&self) -> bool {
-        matches!(self.node, Node::Everything)
-    }
-
-    /// Whether some messages can only be decided with the text of their tags.
-    pub fn needs_text(&self) -> bool {
-        self.needs_text
+        matches!(self.0, Node::Everything)
     }
 
     /// Decides on the hashes of a message's tags. `None` if the text is needed.
     pub fn by_hash(&self, tags: &[u64]) -> Option<bool> {
-        self.node.by_hash(tags)
+        self.0.by_hash(tags)
     }
 
     /// Decides on the text of a message's tags.
     pub fn by_text(&self, tags: &[&str]) -> bool {
-        self.node.by_text(tags)
+        self.0.by_text(tags)
     }
 }
 
 impl Node {
-    fn has_regex(&self) -> bool {
-        match self {
-            Node::Everything | Node::Tag { .. } => false,
-            Node::Regex(_) => true,
-            Node::Any(nodes) | Node::All(nodes) => nodes.iter().any(Node::has_regex),
-            Node::Not(node) => node.has_regex(),
-        }
-    }
-
     fn by_hash(&self, tags: &[u64]) -> Option<bool> {
         match self {
             Node::Everything => Some(true),
@@ -181,12 +148,13 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    regexes: usize,
     secret: &'a Secret,
 }
 
 impl<'a> Parser<'a> {
     fn error(&self, what: impl Into<String>) -> FilterError {
-        FilterError { at: self.at, what: what.into() }
+        FilterError { at: self.at, what: what.into(), part: "filter" }
     }
 
     /// The next token and the bytes it takes.
@@ -280,6 +248,10 @@ impl<'a> Parser<'a> {
                 Node::Tag { hash: self.secret.hash(text.as_bytes()), text: text.to_owned() }
             }
             Token::Pattern(text) => {
+                self.regexes += 1;
+                if self.regexes > MAX_REGEXES {
+                    return Err(self.error(format!("more than {MAX_REGEXES} regular expressions")));
+                }
                 let regex = RegexBuilder::new(&text.replace("\\/", "/"))
                     .size_limit(MAX_REGEX_BYTES)
                     .build()
@@ -323,8 +295,8 @@ mod tests {
         Secret::new([3; 32])
     }
 
-    fn parse(text: &str) -> Filter {
-        Filter::parse(text, &secret()).unwrap_or_else(|e| panic!("{text}: {e}"))
+    fn parse(text: &str) -> Expression {
+        Expression::parse(text, &secret()).unwrap_or_else(|e| panic!("{text}: {e}"))
     }
 
     #[track_caller]
@@ -335,7 +307,7 @@ mod tests {
         if let Some(by_hash) = parsed.by_hash(&hashes) {
             assert_eq!(by_hash, expected, "{filter} over {tags:?} by hash");
         } else {
-            assert!(parsed.needs_text(), "{filter} over {tags:?} is undecided");
+            assert!(filter.contains('/'), "{filter} over {tags:?} is undecided");
         }
     }
 
@@ -376,12 +348,11 @@ mod tests {
         assert_eq!(parse("eu or /^v/").by_hash(&[hash("eu")]), Some(true));
         assert_eq!(parse("eu or /^v/").by_hash(&[hash("v1")]), None);
         assert_eq!(parse("eu and /^v/").by_hash(&[hash("v1")]), Some(false));
-        assert!(!parse("a or b").needs_text());
     }
 
     #[test]
     fn what_cannot_be_understood_is_named_with_its_place() {
-        let error = |text: &str| Filter::parse(text, &secret()).unwrap_err().to_string();
+        let error = |text: &str| Expression::parse(text, &secret()).unwrap_err().to_string();
         assert_eq!(error(""), "a tag is expected, not the end, at byte 0 of the filter");
         assert_eq!(error("a or"), "a tag is expected, not the end, at byte 4 of the filter");
         assert_eq!(error("a b"), "the tag \"b\" is not expected at byte 2 of the filter");
@@ -390,6 +361,15 @@ mod tests {
         assert_eq!(error("x \"a"), "\" has no other \" to close it at byte 2 of the filter");
         assert!(error("/(/").starts_with("the regular expression is no good"));
         assert_eq!(error(&"!".repeat(40)), "more than 32 levels at byte 32 of the filter");
-        assert!(error(&"a".repeat(5000)).contains("the most is 4096"));
+    }
+
+    /// Four kilobytes of short expressions took a hundred megabytes, and seconds each time the
+    /// filter was read.
+    #[test]
+    fn a_filter_has_only_so_many_regular_expressions() {
+        let of = |count: usize| vec!["/a/"; count].join(" or ");
+        assert!(Expression::parse(&of(MAX_REGEXES), &secret()).is_ok());
+        let refused = Expression::parse(&of(MAX_REGEXES + 1), &secret()).unwrap_err();
+        assert_eq!(refused.what, "more than 16 regular expressions");
     }
 }
