@@ -9,13 +9,19 @@
 pub mod body;
 pub mod catalog;
 pub mod chunk;
+pub mod cron;
+pub mod filters;
 pub mod frame;
+pub mod grpc;
 pub mod ids;
+pub mod json;
 pub mod log;
+pub mod manifest;
 mod memory;
 pub mod names;
 pub mod pages;
 pub mod record;
+pub mod rocketmq;
 
 use std::path::Path;
 

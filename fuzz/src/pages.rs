@@ -11,7 +11,7 @@ use posthouse_frame::{FrameBuf, FrameNo};
 
 use crate::{Seeds, catalog, memory, piece, secret};
 
-const TABLES: [TableId; 16] = [
+const TABLES: [TableId; 17] = [
     TableId::Globals,
     TableId::Partitions,
     TableId::Pairs,
@@ -28,6 +28,7 @@ const TABLES: [TableId; 16] = [
     TableId::GroupConfigs,
     TableId::Users,
     TableId::Recurring,
+    TableId::Carried,
 ];
 
 /// Numbers of pages are dense, so what a page costs beside its content goes by its number.

@@ -12,7 +12,7 @@ use posthouse_frame::{BodyRef, FrameBuf, FrameNo};
 use crate::{Seeds, memory};
 
 pub fn run(data: &[u8]) {
-    memory::within(256 * data.len() + (16 << 10), || {
+    memory::within(512 * data.len() + (16 << 10), || {
         let read: Vec<Record<'_>> = Records::new(data).map_while(Result::ok).collect();
         let meta = written(&read);
         let again: Result<Vec<Record<'_>>, _> = Records::new(&meta).collect();

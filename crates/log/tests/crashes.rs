@@ -9,7 +9,7 @@
 //! - what was durable is there, as it was written;
 //! - what else is there is the beginning of what was handed over since;
 //! - nothing that was cut ever comes back;
-//! - a verification finds nothing.
+//! - a verification finds nothing; nor does it before, whatever a crash has left.
 //!
 //! `PROPTEST_CASES=100000 cargo test --release --test crashes` searches longer.
 
@@ -201,6 +201,8 @@ impl Run {
                 self.rig.disk.short_io(short);
                 self.told = self.safe;
             }
+            let report = self.rig.verify();
+            assert!(report.is_clean(), "before opening: {:?}", report.findings);
             if self.rng.chance(1, 3) {
                 let after = 1 + self.rng.below(10);
                 self.note(format!("power fails after {after} of recovery"));

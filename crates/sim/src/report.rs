@@ -29,6 +29,8 @@ pub struct Figures {
     pub snapshot_steps: u64,
     /// How often the live state was compared with what is on the disk.
     pub compared: u64,
+    /// How often the data directory was verified.
+    pub verified: u64,
     /// Faults, by their kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Records in the logs at the end, by their kind.
@@ -53,6 +55,7 @@ impl Figures {
             (&mut self.frames, other.frames),
             (&mut self.snapshot_steps, other.snapshot_steps),
             (&mut self.compared, other.compared),
+            (&mut self.verified, other.verified),
         ] {
             *to += from;
         }
@@ -82,6 +85,8 @@ pub const FAULTS: &[&str] = &[
     "old format",
     "owner replaced",
     "power",
+    "power after answers",
+    "power in a snapshot",
     "power in recovery",
     "power soon",
     "read fails",
@@ -187,8 +192,9 @@ impl std::fmt::Display for Figures {
         )?;
         writeln!(
             f,
-            "{} batches written, {} steps of snapshots, {} times live and found state compared",
-            self.frames, self.snapshot_steps, self.compared
+            "{} batches written, {} steps of snapshots, {} times live and found state compared, \
+             {} times everything verified",
+            self.frames, self.snapshot_steps, self.compared, self.verified
         )?;
         for (title, counts) in
             [("faults", &self.faults), ("records", &self.records), ("seen", &self.seen)]

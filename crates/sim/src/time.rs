@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use posthouse::shard::clock::Time;
 use posthouse_core::Now;
 
-/// When every run begins, Unix milliseconds: a moment like any other.
+/// No run begins before this, Unix milliseconds: a moment like any other.
 const BEGIN_MS: u64 = 1_800_000_000_000;
 
 /// Clocks that go on when they are told to.
@@ -19,11 +19,12 @@ pub struct SimTime {
 }
 
 impl SimTime {
-    /// Clocks for a node with so many shards.
-    pub fn new(shards: u16) -> Self {
+    /// Clocks for a node with so many shards; the wall clock shows so much more than at
+    /// that moment.
+    pub fn new(shards: u16, wall_ms: u64) -> Self {
         SimTime {
             steady: AtomicU64::new(0),
-            wall: AtomicU64::new(BEGIN_MS),
+            wall: AtomicU64::new(BEGIN_MS + wall_ms),
             seen: Mutex::new(vec![Now::default(); shards.into()]),
         }
     }

@@ -24,6 +24,8 @@ use crate::scene::Scene;
 use crate::time::SimTime;
 use upgrade::Old;
 
+const DAY_MS: u64 = 86_400_000;
+
 /// A node that runs. Dropped in this order when it ends: what is not written by then is
 /// not written.
 #[derive(Debug)]
@@ -54,6 +56,11 @@ pub struct World {
     old: Option<Old>,
     /// The power is going to fail.
     power_fails: bool,
+    /// It fails when answers have left and not everything on the disk is synced: what they
+    /// rest on has to be.
+    answers_are_last: bool,
+    /// It fails while a snapshot of this loop, whose log hangs, is written.
+    snapshot_is_last: Option<usize>,
     /// A log has failed, and the node has to end.
     fallen: bool,
     /// What is counted.
@@ -64,7 +71,7 @@ impl World {
     /// A machine on which nothing has happened.
     pub fn new(plan: Plan, is_told: bool) -> World {
         let mut rng = Rng::new(plan.seed);
-        let time = Arc::new(SimTime::new(plan.shards));
+        let time = Arc::new(SimTime::new(plan.shards, rng.below(DAY_MS)));
         let scene = Scene::of(&plan);
         let lives = Life::of(&plan, &scene);
         let lives = lives.into_iter().map(|life| {
@@ -103,6 +110,8 @@ impl World {
             step: 0,
             old: None,
             power_fails: false,
+            answers_are_last: false,
+            snapshot_is_last: None,
             fallen: false,
             figures: Figures::default(),
         }
@@ -177,6 +186,7 @@ impl World {
         self.shared.history.step(roll << 8 | which as u64);
         match roll {
             0..34 => self.turn(which),
+            34..58 if self.answers_are_last && self.rng.chance(1, 2) => self.log_ahead(which),
             34..58 => self.log_step(which),
             58..66 => self.write_snapshot(which),
             66..70 => self.tend(which),
@@ -247,6 +257,10 @@ impl World {
     fn log_step(&mut self, which: usize) {
         let wrote = self.log(which).is_some_and(LocalLog::step);
         self.figures.frames += u64::from(wrote);
+        if wrote && self.answers_are_last && self.disk.has_unsynced() {
+            self.answers_are_last = false;
+            self.disk.cut_power_after(0);
+        }
     }
 
     /// Parts of a step: frames are written while a sync runs, which ends later.
@@ -260,6 +274,9 @@ impl World {
         }
         if let Some(log) = self.log(which) {
             log.step_write();
+        }
+        if self.answers_are_last {
+            self.log_step(which);
         }
     }
 
@@ -278,12 +295,19 @@ impl World {
     }
 
     fn write_snapshot(&mut self, which: usize) {
+        let before = self.disk.counts().dir_syncs;
         let Some(node) = &mut self.node else { return };
         let wrote = match node.parts.shards.get_mut(which) {
             Some(part) => part.writer.step(),
             None => node.parts.meta.writer.step(),
         };
         self.figures.snapshot_steps += u64::from(wrote);
+        // What is in place has a name that is synced.
+        let is_in_place = wrote && self.disk.counts().dir_syncs > before;
+        if is_in_place && self.snapshot_is_last == Some(which) && self.rng.chance(1, 2) {
+            self.snapshot_is_last = None;
+            self.disk.cut_power_after(0);
+        }
     }
 
     /// Everything that has to do something does it, until `done`; at most so many rounds,

@@ -218,9 +218,10 @@ impl Spans {
         let mut c = Cursor::new(bytes);
         let mut page = Page::default();
         while !c.is_empty() {
+            let at = c.position();
             let (first, bytes, live) = (FrameNo(c.varint()?), c.varint()?, c.varint()?);
             page.spans.push(Span { first, bytes, live });
-            self.live += live;
+            self.live = self.live.checked_add(live).ok_or(Malformed { at })?;
         }
         self.pages.push_back(page);
         Ok(())
@@ -292,5 +293,16 @@ mod tests {
         assert!(restored.iter().eq(spans.iter()));
         assert_eq!(restored.live(), spans.live());
         assert!(restored.restore(1, &[]).is_err());
+    }
+
+    #[test]
+    fn more_live_bytes_than_can_be_counted_are_no_page() {
+        let span = Span { first: FrameNo(1), bytes: u64::MAX, live: u64::MAX };
+        let mut bytes = Vec::new();
+        encode(&[span], &mut bytes);
+        let first = bytes.len();
+        encode(&[span], &mut bytes);
+        assert_eq!(Spans::default().restore(0, &bytes[..first]), Ok(()));
+        assert_eq!(Spans::default().restore(0, &bytes), Err(Malformed { at: first }));
     }
 }

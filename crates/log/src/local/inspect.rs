@@ -33,7 +33,8 @@ pub struct Inspected {
 ///
 /// Damage is an item, too: the walk goes on behind it where it can. An incomplete
 /// end is none, see [`Inspection::torn`]; it is told from damage as opening a log
-/// tells it, by whether anything behind it says that it was durable. What the owner
+/// tells it, by whether anything behind it, in later segments too, says that it was
+/// durable. What the owner
 /// writes, frees and reuses meanwhile is told from damage by looking again: a
 /// segment that is no longer there under its name was freed, and a place that did
 /// not hold, header, meta or body, is read once more after it was seen what stands
@@ -93,6 +94,17 @@ struct Current {
 
 /// A segment file, and what its header block says.
 type OpenedSegment = (Arc<dyn File>, Head);
+
+/// What segments behind a place say of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Later {
+    /// The first frame of the next segment that was begun. Zero if that does not continue
+    /// the one before: then it is not known where that ends.
+    first: Option<FrameNo>,
+    /// The highest frame that they call durable; some frame not below the one asked about,
+    /// if there is one.
+    durable: FrameNo,
+}
 
 /// What stands where the walk could not go on.
 enum Ahead {
@@ -158,12 +170,13 @@ impl Inspection {
                 self.current = Some(Current { path: path.clone(), header, units, offset });
                 return entered.map(|()| true).map_err(|what| Self::corrupt(&path, 0, what));
             }
-            // The last file may be one that is just being begun.
+            // It may be one that is just being begun, or that was when the power failed.
             Head::Blank(_) | Head::Stale(_)
-                if names.len() == 1 && !self.holds_durable(&file, no).map_err(io)? =>
+                if self.later(no, self.chain.next, &names).map_err(io)?.durable
+                    < self.chain.next =>
             {
                 self.torn = Some((path, 0));
-                return Ok(true);
+                return Ok(false);
             }
             Head::Blank(what) => what,
             Head::Stale(header) | Head::Exchanged(header) => {
@@ -201,15 +214,42 @@ impl Inspection {
         Ok(found)
     }
 
-    /// Whether a segment without a header holds something that was durable: then it
-    /// had one.
-    fn holds_durable(&self, file: &Arc<dyn File>, no: SegmentNo) -> Result<bool, FileError> {
-        let geometry = Geometry { bytes: file.size()?, align: ALIGN_LEAST };
-        let mut durable = FrameNo::ZERO;
-        Units::new(file.clone(), self.store, no, geometry)?.probe(0, |_, found| {
-            durable = durable.max(found.map_or(FrameNo::ZERO, |header| header.durable_no));
-        })?;
-        Ok(durable >= self.chain.next)
+    /// What the segments `names` say of `frame`, which belongs before them, or into the
+    /// first of them if that has no header; `before` is the segment before them.
+    fn later(
+        &self,
+        before: SegmentNo,
+        frame: FrameNo,
+        names: &[(SegmentNo, PathBuf)],
+    ) -> Result<Later, FileError> {
+        let mut later = Later::default();
+        for (no, path) in names {
+            let file = match self.files.open(path, Access::Read) {
+                Ok(file) => file,
+                Err(error) if error.is_missing() => continue,
+                Err(error) => return Err(error),
+            };
+            let geometry = match Head::read(&*file, self.store, *no)? {
+                Head::Valid(header) => {
+                    let is_next = header.previous == before;
+                    let first = if is_next { header.first } else { FrameNo::ZERO };
+                    later.first = later.first.or(Some(first));
+                    later.durable = later.durable.max(header.durable);
+                    header.geometry()
+                }
+                _ => Geometry { bytes: file.size()?, align: ALIGN_LEAST },
+            };
+            if later.durable < frame {
+                Units::new(file, self.store, *no, geometry)?.probe(0, |_, found| {
+                    let said = found.map_or(FrameNo::ZERO, |header| header.durable_no);
+                    later.durable = later.durable.max(said);
+                })?;
+            }
+            if later.first.is_some() && later.durable >= frame {
+                break;
+            }
+        }
+        Ok(later)
     }
 
     /// Whether the segment continues the one before it. Goes on with it anyway.
@@ -362,9 +402,9 @@ impl Inspection {
     fn look_ahead(&mut self, current: &mut Current) -> Result<Ahead, FileError> {
         // In this order: later segments first, then what is behind in this one, then
         // the place once more. The owner wrote them the other way round.
-        let later = self.first_after(current, &self.names_after()?)?;
-        let (mut next, mut durable, mut overtaken) = (None, FrameNo::ZERO, false);
         let (expected, end) = (self.chain.next, current.units.geometry().end());
+        let later = self.later(current.header.no, expected, &self.names_after()?)?;
+        let (mut next, mut durable, mut overtaken) = (None, later.durable, false);
         let mut end_mark = None;
         current.units.refresh();
         current.units.probe(current.offset, |offset, found| {
@@ -387,19 +427,20 @@ impl Inspection {
         if end_mark == Some(expected) && next.is_none() {
             return Ok(Ahead::End);
         }
-        if let Some(first) = later {
-            return Ok(match next {
-                None if first == expected => {
-                    Ahead::Damage(None, "the segment's end mark does not hold".to_owned())
-                }
-                _ => Ahead::Damage(next, "frames are missing at the segment's end".to_owned()),
-            });
-        }
-        let lost = durable >= expected || overtaken;
-        let what = "a later frame says that this one was durable";
-        Ok(match lost {
-            true => Ahead::Damage(next, what.to_owned()),
-            false => Ahead::Tail(next.is_some() || end_mark.is_some()),
+        let is_lost = durable >= expected || overtaken;
+        Ok(match (later.first, next) {
+            // It is written with the first frame behind it, and synced with that one.
+            (Some(first), None) if first == expected && !is_lost => Ahead::End,
+            (Some(first), None) if first == expected => {
+                Ahead::Damage(None, "the segment's end mark does not hold".to_owned())
+            }
+            (Some(_), next) if is_lost => {
+                Ahead::Damage(next, "frames are missing at the segment's end".to_owned())
+            }
+            (None, next) if is_lost => {
+                Ahead::Damage(next, "a later frame says that this one was durable".to_owned())
+            }
+            (later, next) => Ahead::Tail(later.is_some() || next.is_some() || end_mark.is_some()),
         })
     }
 
@@ -412,27 +453,6 @@ impl Inspection {
             Err(Fault::Bad(_)) => Ok(false),
             Err(Fault::Io(error)) => Err(error),
         }
-    }
-
-    /// The first frame of a later segment that was begun. One that is not continued
-    /// by it ends nobody knows where; any number but the expected one says so.
-    fn first_after(
-        &self,
-        current: &Current,
-        names: &[(SegmentNo, PathBuf)],
-    ) -> Result<Option<FrameNo>, FileError> {
-        for (no, path) in names {
-            let file = match self.files.open(path, Access::Read) {
-                Ok(file) => file,
-                Err(error) if error.is_missing() => continue,
-                Err(error) => return Err(error),
-            };
-            if let Head::Valid(header) = Head::read(&*file, self.store, *no)? {
-                let continued = header.previous == current.header.no;
-                return Ok(Some(if continued { header.first } else { FrameNo::ZERO }));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -325,7 +325,8 @@ impl Broker {
     /// result of its own.
     ///
     /// # Errors
-    /// See [`Problem`]; with one, nothing was done.
+    /// See [`Problem`]; with one, what is in other shards may be settled nevertheless: asked
+    /// again, it is [`Outcome::Already`] or [`Outcome::Stale`].
     pub async fn settle(
         &self,
         caller: &Caller,

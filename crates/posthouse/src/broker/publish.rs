@@ -96,7 +96,7 @@ pub struct Placed {
 /// What became of an [`Outbox`], in the order messages were added.
 #[derive(Debug)]
 pub struct Sent {
-    batches: Vec<(Outgoing, Published)>,
+    batches: Vec<(Outgoing, Result<Published, Problem>)>,
     order: Vec<(u32, u32)>,
     refused: Vec<Problem>,
 }
@@ -387,16 +387,13 @@ impl Broker {
         }
         let mut answers = Vec::with_capacity(shards.len());
         for shard in shards {
-            answers.push((shard, self.send_batches(shard, &mut outbox)?));
+            // The others may have theirs already.
+            answers.push((shard, self.send_batches(shard, &mut outbox)));
         }
         Ok(Submitted { outbox, answers })
     }
 
-    fn send_batches(
-        &self,
-        shard: ShardId,
-        outbox: &mut Outbox,
-    ) -> Result<oneshot::Receiver<Result<Reply, Problem>>, Problem> {
+    fn send_batches(&self, shard: ShardId, outbox: &mut Outbox) -> Result<Awaited, Problem> {
         let of_shard = outbox.batches.iter_mut().filter(|outgoing| outgoing.shard == shard);
         let batches = of_shard.map(|outgoing| std::mem::take(&mut outgoing.batch)).collect();
         let (tx, rx) = oneshot::channel();
@@ -421,6 +418,7 @@ impl Broker {
                 return Err(sent.refused[*index as usize].clone());
             }
             let (outgoing, published) = &sent.batches[*batch as usize];
+            let published = published.as_ref().map_err(Problem::clone)?;
             let (topic, shard) = (&outgoing.topic, outgoing.shard);
             let (duplicates, duplicate) = find(&published.duplicates, *index);
             let (conflicts, conflict) = find(&published.conflicts, *index);
@@ -468,36 +466,38 @@ impl Broker {
 #[derive(Debug)]
 pub struct Submitted {
     outbox: Outbox,
-    answers: Vec<(ShardId, oneshot::Receiver<Result<Reply, Problem>>)>,
+    answers: Vec<(ShardId, Result<Awaited, Problem>)>,
 }
 
+/// The answer of one shard.
+type Awaited = oneshot::Receiver<Result<Reply, Problem>>;
+
 impl Submitted {
-    /// Waits until everything is durable.
+    /// Waits until everything is durable. Of several shards, each has an answer of its own:
+    /// what one of them refuses, or does not know the outcome of, the others have taken.
     ///
     /// # Errors
     /// See [`Broker::publish`].
     pub async fn wait(self) -> Result<Sent, Problem> {
         let Submitted { outbox, answers } = self;
-        let mut published: Vec<Option<Published>> = outbox.batches.iter().map(|_| None).collect();
+        let is_one = answers.len() == 1;
+        let mut published: Vec<Option<Result<Published, Problem>>> =
+            outbox.batches.iter().map(|_| None).collect();
         for (shard, answer) in answers {
-            let reply = answer.await.map_err(|_| Problem::stopping())??;
-            let Reply::Published(of_shard) = reply else {
-                return Err(match reply {
-                    Reply::Refused(Refusal::Conflict { batch, index, before }) => {
-                        outbox.conflict(shard, batch, index, before)
-                    }
-                    Reply::Refused(Refusal::NameTaken { batch, index, .. }) => {
-                        let at = outbox.place_of(shard, batch, index);
-                        Problem::name_taken(at.filter(|_| outbox.order.len() > 1))
-                    }
-                    Reply::Refused(refusal) => refusal.into(),
-                    other => Problem::internal(format!("a publish was answered by {other:?}")),
-                });
+            let of_shard = match answer {
+                Ok(answer) => outbox.answered(shard, answer.await),
+                Err(problem) => Err(problem),
             };
-            let mut of_shard = of_shard.into_iter();
+            if is_one {
+                of_shard.as_ref().map_err(Problem::clone)?;
+            }
+            let mut of_shard = of_shard.map(Vec::into_iter);
             for (outgoing, published) in outbox.batches.iter().zip(&mut published) {
                 if outgoing.shard == shard {
-                    *published = of_shard.next();
+                    *published = match &mut of_shard {
+                        Ok(of_shard) => of_shard.next().map(Ok),
+                        Err(problem) => Some(Err(problem.clone())),
+                    };
                 }
             }
         }
@@ -531,6 +531,26 @@ const ANYWHERE: u32 = u32::MAX;
 const REFUSED: u32 = u32::MAX;
 
 impl Outbox {
+    /// What a shard has made of its batches.
+    fn answered(
+        &self,
+        shard: ShardId,
+        answer: Result<Result<Reply, Problem>, oneshot::error::RecvError>,
+    ) -> Result<Vec<Published>, Problem> {
+        match answer.map_err(|_| Problem::stopping())?? {
+            Reply::Published(published) => Ok(published),
+            Reply::Refused(Refusal::Conflict { batch, index, before }) => {
+                Err(self.conflict(shard, batch, index, before))
+            }
+            Reply::Refused(Refusal::NameTaken { batch, index, .. }) => {
+                let at = self.place_of(shard, batch, index);
+                Err(Problem::name_taken(at.filter(|_| self.order.len() > 1)))
+            }
+            Reply::Refused(refusal) => Err(refusal.into()),
+            other => Err(Problem::internal(format!("a publish was answered by {other:?}"))),
+        }
+    }
+
     /// Says what is to be added, so that room for it is taken once: so many messages with
     /// so many bytes of bodies. They are taken for messages of one topic; if they are not,
     /// room is taken for the first one's.

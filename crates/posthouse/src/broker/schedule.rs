@@ -241,19 +241,32 @@ impl Broker {
                 Err(problem) => changed.push(Changed::Refused(problem)),
             }
         }
+        let is_one = by_shard.iter().filter(|of_shard| !of_shard.is_empty()).count() == 1;
         for (shard, of_shard) in self.shards.iter().zip(by_shard) {
             if of_shard.is_empty() {
                 continue;
             }
             let places: Vec<usize> = of_shard.iter().map(|(at, ..)| *at).collect();
             let which = of_shard.into_iter().map(|(_, which, how)| (which, how)).collect();
-            let reply = self.directory.command(shard.id, command(which)).await?;
-            let Reply::Later(outcomes) = reply else {
-                return Err(Problem::internal(format!("a change was answered by {reply:?}")));
-            };
-            for (at, outcome) in places.into_iter().zip(outcomes) {
-                if outcome != LaterOutcome::Unknown {
-                    changed[at] = self.changed(shard.id, outcome);
+            match self.directory.command(shard.id, command(which)).await {
+                Ok(Reply::Later(outcomes)) => {
+                    for (at, outcome) in places.into_iter().zip(outcomes) {
+                        if outcome != LaterOutcome::Unknown {
+                            changed[at] = self.changed(shard.id, outcome);
+                        }
+                    }
+                }
+                Ok(reply) => {
+                    return Err(Problem::internal(format!("a change was answered by {reply:?}")));
+                }
+                Err(problem) if is_one => return Err(problem),
+                // Other shards have done theirs.
+                Err(problem) => {
+                    for at in places {
+                        if matches!(changed[at], Changed::Unknown) {
+                            changed[at] = Changed::Refused(problem.clone());
+                        }
+                    }
                 }
             }
         }

@@ -246,7 +246,7 @@ impl Progress {
             }
         }
         if let State::Walked(frame) = self.state
-            && (synced >= frame || posthouse_frame::planted("snapshot-before-durable"))
+            && synced >= frame
         {
             steps.push(SnapshotStep::Finish);
             self.state = State::Writing;

@@ -22,7 +22,7 @@ pub fn attempts(story: &Story<'_>) -> Result<(), Violation> {
                 return broken(format!("{place:?} for {group}: attempt {attempt} of {most}"));
             }
             // Grants that nobody has seen are attempts too.
-            let unseen = story.lost_receives.get(group).copied().unwrap_or(0);
+            let unseen = story.unseen(group, delivery.to);
             if u64::from(attempt) > seen + 1 + unseen {
                 return broken(format!(
                     "{place:?} for {group}: attempt {attempt}, after {seen} deliveries"

@@ -75,7 +75,7 @@ pub fn loss(story: &Story<'_>) -> Result<(), Violation> {
             let of_group =
                 || story.deliveries_with(*token).filter(|delivery| delivery.group == group.name);
             if group.auto {
-                let lost = story.lost_receives.get(group.name).copied().unwrap_or(0);
+                let lost = story.unseen(group.name, usize::MAX);
                 if of_group().next().is_none() && lost == 0 {
                     let what = format!("message {token} never came to group {}", group.name);
                     return Err(Violation::new(1, "loss", what));

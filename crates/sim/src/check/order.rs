@@ -56,7 +56,7 @@ fn is_over(
         return true;
     }
     // Grants that nobody has seen count as attempts.
-    let unseen = story.lost_receives.get(group).copied().unwrap_or(0);
+    let unseen = story.unseen(group, at);
     let seen = story.deliveries_of(group, place).filter(|delivery| delivery.to < at);
     let attempts = seen.map(|delivery| u64::from(delivery.got.attempt)).max().unwrap_or(0);
     attempts + unseen >= u64::from(max_attempts)

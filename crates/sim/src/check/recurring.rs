@@ -87,9 +87,10 @@ pub fn complete(story: &Story<'_>) -> Result<(), Violation> {
         if is_lossy {
             continue;
         }
-        // Whoever changes it may be heard later.
+        // Whoever changes it may be heard later, and is heard before what is late.
         let change = recurring.changes.iter().map(|(from, ..)| *from).min();
-        let until = change.map_or(u64::MAX, |from| story.wall_least(from));
+        let until = change
+            .map_or(u64::MAX, |from| story.wall_least(from).saturating_sub(plan::LATE_MS / 4));
         let (Some(first), Some(last)) = (times.first(), times.last()) else { continue };
         let all = (*first..*last).step_by(rule.every_ms as usize);
         for at in all.filter(|at| *at < until && !times.contains(at)) {

@@ -12,6 +12,9 @@ use crate::history::{
 };
 use crate::scene::Scene;
 
+/// For so long at most a node goes on after its disk has failed.
+const LAST_MS: u64 = 100;
+
 /// One message in one publish.
 #[derive(Clone, Debug)]
 pub struct Sent<'a> {
@@ -120,9 +123,9 @@ pub struct Story<'a> {
     pub settles_by_place: BTreeMap<(&'static str, &'a Place), Vec<usize>>,
     /// Changes, by message.
     pub moves: BTreeMap<Token, Vec<Move<'a>>>,
-    /// How many receives of each group were never answered, or failed: they may have
-    /// been given something that nobody has seen.
-    pub lost_receives: BTreeMap<&'static str, u64>,
+    /// When each receive of a group was called that may have been given something that
+    /// nobody has seen: it was never answered, or failed, or the disk gave no bodies.
+    lost_receives: BTreeMap<&'static str, Vec<usize>>,
     /// What is left in the end.
     pub left: Vec<&'a Left>,
     /// The dead letters in the end.
@@ -173,6 +176,7 @@ impl<'a> Story<'a> {
         for (from, event) in events.iter().enumerate() {
             story.add(from, &event.what, &answers);
         }
+        story.lost_receives.values_mut().for_each(|lost| lost.sort_unstable());
         story.add_recurring();
         story.add_deals(Deals::of(events, &answers));
         // Deliveries come in the order in which they were asked for; what counts is when
@@ -195,6 +199,24 @@ impl<'a> Story<'a> {
             story.settles_by_place.entry(place).or_default().push(at);
         }
         story
+    }
+
+    /// What was answered shortly before a node ended may have left out what the disk, which
+    /// had no power or had failed, did not give any more.
+    fn lost_at_end(&mut self, end: usize) {
+        let time = |at: usize| self.events[at].seen.iter().map(|now| now.lease.0).max();
+        let before = (0..end)
+            .rev()
+            .take_while(|at| time(*at) >= time(end).map(|t| t.saturating_sub(LAST_MS)));
+        for at in before {
+            let What::Received { call, group, outcome: Ok(_) } = &self.events[at].what else {
+                continue;
+            };
+            let asked =
+                |event: &Event| matches!(&event.what, What::Receive { call: of, .. } if of == call);
+            let from = self.events[..at].iter().rposition(asked).unwrap_or(at);
+            self.lost_receives.entry(group).or_default().push(from);
+        }
     }
 
     /// Each time of a message that recurs is a message.
@@ -222,6 +244,13 @@ impl<'a> Story<'a> {
             self.atomic.insert(deal.call, tokens);
         }
         self.deals = deals;
+    }
+
+    /// How many receives of a group, called before `at`, may have been given something that
+    /// nobody has seen.
+    pub fn unseen(&self, group: &str, at: usize) -> u64 {
+        let lost = self.lost_receives.get(group).map_or(&[][..], Vec::as_slice);
+        lost.partition_point(|from| *from < at) as u64
     }
 
     fn add(&mut self, from: usize, what: &'a What, answers: &BTreeMap<Call, usize>) {
@@ -261,7 +290,13 @@ impl<'a> Story<'a> {
                             got,
                         }));
                     }
-                    _ => *self.lost_receives.entry(group).or_default() += 1,
+                    _ => self.lost_receives.entry(group).or_default().push(from),
+                }
+            }
+            What::Ends { .. } => self.lost_at_end(from),
+            What::Fault { name: "read fails" } => {
+                for group in &self.scene.groups {
+                    self.lost_receives.entry(group.name).or_default().push(from);
                 }
             }
             What::Settle { call, group, items } => {
@@ -283,6 +318,8 @@ impl<'a> Story<'a> {
                         Some(What::Moved { outcome: Ok(changes), .. }) => changes.get(at),
                         _ => None,
                     };
+                    let answer =
+                        answer.filter(|change| **change != Change::Refused("outcome_unknown"));
                     let change = Move { from, to, token: *token, shift: *shift, answer };
                     self.moves.entry(*token).or_default().push(change);
                 }

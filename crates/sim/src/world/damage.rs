@@ -1,8 +1,10 @@
 //! Damage that nobody asked for: a bit of the disk is another. What is damaged is refused
-//! with its name, or it does not matter; it is never served.
+//! with its name, or it does not matter; it is never served. A verification finds it, and
+//! finds nothing where nothing is damaged.
 
 use std::path::{Path, PathBuf};
 
+use posthouse::store::verify::{Report, verify};
 use posthouse_log::files::Files as _;
 use posthouse_log::files::sim::SimFiles;
 
@@ -45,7 +47,11 @@ impl World {
             }
             let bit = self.rng.below(8 * used as u64);
             copy.flip(&path, bit);
-            let outcome = self.outcome_of(&copy, &live, whole);
+            let report = verified(&copy);
+            let mut outcome = self.outcome_of(&copy, &live, whole);
+            if outcome == Ok("flip refused") && report.is_ok_and(|report| report.is_clean()) {
+                outcome = Err("it is refused, and a verification finds nothing".into());
+            }
             let name = outcome.map_err(|what| {
                 let what = format!("bit {bit} of {} was turned: {what}", path.display());
                 Violation::new(2, "damage", what)
@@ -53,6 +59,22 @@ impl World {
             *self.figures.faults.entry(name).or_default() += 1;
         }
         Ok(())
+    }
+
+    /// Looks for damage where there is none, on a copy of the disk as it is.
+    ///
+    /// # Errors
+    /// If any is found.
+    pub(super) fn verify(&mut self) -> Result<(), Violation> {
+        let copy = self.disk.fork();
+        copy.clear_faults();
+        self.figures.verified += 1;
+        match verified(&copy) {
+            Ok(report) if report.is_clean() => Ok(()),
+            Ok(report) => Err(format!("{:?}", report.findings)),
+            Err(error) => Err(error),
+        }
+        .map_err(|what| Violation::new(2, "verify", format!("damage where there is none: {what}")))
     }
 
     /// What a node does on a damaged disk; an error if it must not.
@@ -95,6 +117,10 @@ impl World {
             None => Err("the node does not answer".into()),
         }
     }
+}
+
+fn verified(disk: &SimFiles) -> Result<Report, String> {
+    verify(&disk.shared(), Path::new(DATA), |_| {}).map_err(|error| error.to_string())
 }
 
 /// All files in a directory and those below it.

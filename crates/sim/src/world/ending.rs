@@ -122,6 +122,7 @@ impl World {
                 let what = format!("live {live:x?}, replayed {found:x?}");
                 return Err(Violation::new(18, "digest", what));
             }
+            self.verify()?;
             self.boot()?;
         }
         Ok(())

@@ -29,11 +29,21 @@ impl World {
         }
         let roll = self.rng.below(4000);
         match roll {
-            0..8 if self.has(Part::Power) => {
+            0..4 if self.has(Part::Power) => {
                 self.strike("power");
                 self.lose_power()?;
             }
-            8..20 if self.has(Part::Power) => {
+            4..10 if self.has(Part::Power) => {
+                self.strike("power after answers");
+                self.answers_are_last = true;
+            }
+            10..13 if self.has(Part::Power) => {
+                self.strike("power in a snapshot");
+                let which = self.rng.below(self.slow.len() as u64) as usize;
+                self.slow[which] = self.step + 150;
+                self.snapshot_is_last = Some(which);
+            }
+            13..20 if self.has(Part::Power) => {
                 self.strike("power soon");
                 let after = 1 + self.rng.below(30);
                 self.disk.cut_power_after(after);
@@ -116,7 +126,7 @@ impl World {
                 return Err(Violation::new(18, "digest", what));
             }
         }
-        Ok(())
+        self.verify()
     }
 
     /// The node is asked to end, and does.
@@ -193,6 +203,8 @@ impl World {
         self.disk.clear_faults();
         self.disk.set_room(ROOM);
         self.full_until = None;
+        self.answers_are_last = false;
+        self.snapshot_is_last = None;
         self.disk.short_io(false);
         self.slow.fill(0);
     }

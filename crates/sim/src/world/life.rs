@@ -1,5 +1,6 @@
 //! Starting and ending a node.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -7,6 +8,7 @@ use posthouse::broker::{Broker, BrokerOptions, Caller, Ground, StartError};
 use posthouse::problem::Problem;
 use posthouse::shard::attend::Aside;
 use posthouse_core::machine::Machine as _;
+use posthouse_core::queue::Shard;
 use posthouse_log::files::sim::SimFiles;
 use tokio::runtime::{Builder, Runtime};
 
@@ -20,7 +22,8 @@ use crate::scene::Scene;
 /// Where the data directory is.
 pub const DATA: &str = "/data";
 
-/// Bytes of a segment: small, so that a run has many.
+/// Bytes of a segment where bodies may be large, and the most elsewhere: small, so that a
+/// run has many.
 const SEGMENT_BYTES: u64 = 128 << 10;
 
 /// How often a node may fail to start for reasons that the run gives it.
@@ -35,10 +38,12 @@ fn runtime() -> Runtime {
 
 impl World {
     fn options(&self) -> BrokerOptions {
-        let shards = self.shared.plan.shards;
+        let plan = &self.shared.plan;
+        let (shards, smaller) =
+            (plan.shards, if plan.has(Part::Large) { 0 } else { plan.seed % 2 });
         BrokerOptions {
             shards: Some(shards),
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: SEGMENT_BYTES >> smaller,
             memory: u64::from(shards) * (192 << 10),
             auto_create: Some(false),
             disk_reserve: Some(1 << 20),
@@ -156,6 +161,9 @@ impl World {
         self.figures.power += 1;
         self.disk = self.disk.crash();
         self.power_fails = false;
+        if self.rng.chance(1, 4) {
+            self.verify()?;
+        }
         self.disk.short_io(self.has(Part::Short));
         self.boot()
     }
@@ -193,9 +201,17 @@ impl World {
     }
 }
 
-/// The digest of the state of each shard.
+/// The digest of the state of each shard, and of how much of its log is needed.
 fn digests(node: &Node) -> Vec<u64> {
-    node.parts.shards.iter().map(|part| part.runner.engine().shard().digest()).collect()
+    let shards = node.parts.shards.iter().map(|part| part.runner.engine().shard());
+    let of = |shard: &Shard| {
+        let mut needed = DefaultHasher::new();
+        for span in shard.spans() {
+            (span.first.0, span.bytes, span.live).hash(&mut needed);
+        }
+        [shard.digest(), needed.finish()]
+    };
+    shards.flat_map(of).collect()
 }
 
 async fn set_up(broker: &Arc<Broker>, scene: &Scene) -> Result<(), Problem> {

@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(
+    init: fuzz::begin("manifest", fuzz::manifest::seeds()),
+    |data: &[u8]| fuzz::manifest::run(data)
+);
