@@ -327,6 +327,43 @@ async fn who_waits_at_several_shards_is_woken_by_each() {
     stop(broker).await;
 }
 
+// The first shard that could not take its part answered for all: what the others had taken
+// was called refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_publish_to_several_shards_each_part_has_the_answer_of_its_own_shard() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start_with(dir.path(), |options| options.shards = Some(2)).await;
+    let config = TopicPatch { partitions: Some(2), ..TopicPatch::default() };
+    broker.put_topic(&ANYONE, "orders", config).await.unwrap();
+    let topic = broker.topic_to_publish(&ANYONE, "orders").await.unwrap();
+    let shard_of = |placed: &Placed| topic.partitions[placed.partition as usize].shard;
+    let mut outbox = broker.outbox(None, true);
+    let keys: Vec<String> = (0..16).map(|key| format!("k{key}")).collect();
+    for key in &keys {
+        let parts = Parts { key: Some(key.as_str()), ..Parts::default() };
+        broker.add(&mut outbox, &topic, &parts, key.as_bytes()).unwrap();
+    }
+    let sent = broker.publish(outbox).await.unwrap();
+    let shards: Vec<_> = broker.placed(&sent).map(|placed| shard_of(&placed.unwrap())).collect();
+    let closed = &broker.shards()[1];
+    assert!(shards.contains(&closed.id) && shards.iter().any(|shard| *shard != closed.id));
+
+    drop(closed.mailbox.close());
+    let mut outbox = broker.outbox(None, true);
+    for key in &keys {
+        let parts = Parts { key: Some(key.as_str()), ..Parts::default() };
+        broker.add(&mut outbox, &topic, &parts, b"again").unwrap();
+    }
+    let sent = broker.publish(outbox).await.unwrap();
+    for (placed, shard) in broker.placed(&sent).zip(&shards) {
+        match placed {
+            Ok(placed) => assert_eq!((shard_of(&placed), *shard), (*shard, broker.shards()[0].id)),
+            Err(problem) => assert_eq!((problem.code, *shard), ("stopping", closed.id)),
+        }
+    }
+    assert_eq!(sent.len(), keys.len());
+}
+
 /// Bytes of the files in a directory.
 fn bytes_in(dir: &Path) -> u64 {
     let files = std::fs::read_dir(dir).unwrap();
