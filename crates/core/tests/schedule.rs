@@ -15,7 +15,7 @@ use posthouse_core::machine::Machine;
 use posthouse_core::queue::Command;
 use posthouse_core::queue::command::{LaterOutcome, Refusal, Reply, Shift, Which};
 use posthouse_core::record::{NameTaken, Pending, When};
-use posthouse_core::schedule::{HOUR_MS, State};
+use posthouse_core::schedule::{HOUR_MS, LATE_MS, State};
 use posthouse_core::{PartitionId, Position, Seq, UnixMs};
 use proptest::prelude::*;
 
@@ -372,7 +372,7 @@ impl Test {
             // What is late and what is on time go their own ways.
             for is_late in [false, true] {
                 let some: Vec<_> =
-                    came.iter().filter(|(due, _)| (now - due > 1_000) == is_late).collect();
+                    came.iter().filter(|(due, _)| (now - due > LATE_MS) == is_late).collect();
                 assert!(some.is_sorted(), "{some:?}");
             }
             came.sort_unstable();

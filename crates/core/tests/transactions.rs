@@ -15,6 +15,7 @@ use posthouse_core::machine::Machine;
 use posthouse_core::queue::command::{LaterOutcome, Refusal, Reply, Which};
 use posthouse_core::queue::{Command, KEPT_MS};
 use posthouse_core::record::{Pending, When};
+use posthouse_core::schedule::LATE_MS;
 use posthouse_core::{Position, Seq};
 use proptest::prelude::*;
 
@@ -395,7 +396,7 @@ impl Test {
             }
             // What is late and what is on time go their own ways.
             for is_late in [false, true] {
-                let mut some = came.iter().filter(|(due, _)| (now - due > 1_000) == is_late);
+                let mut some = came.iter().filter(|(due, _)| (now - due > LATE_MS) == is_late);
                 assert!(some.by_ref().is_sorted(), "{came:?}");
             }
         }

@@ -47,7 +47,11 @@ use young::YoungOnes;
 const AHEAD_MS: u64 = 1_000;
 
 /// What is later than this is late, and goes another lane than what is due now.
-const LATE_MS: u64 = 1_000;
+pub const LATE_MS: u64 = 10;
+
+/// Lanes are looked at anew so long after they were parted at the earliest; while something
+/// goes the lane of what is late, ten times as long. It costs what waits in their queues.
+const APART_MS: u64 = 100;
 
 /// How much is kept at hand, and put together. A test makes all of it small.
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +157,8 @@ pub struct Schedule {
     runs: Vec<Run>,
     on_time: Lane,
     late: Option<Lane>,
+    /// When what is late was last parted from what is not.
+    parted_at: UnixMs,
     /// What came last and is due soon, besides where it is in `young`.
     soon: BinaryHeap<Soon>,
     /// What came last and is due by then is in `soon`.
@@ -172,6 +178,7 @@ impl Default for Schedule {
             runs: Vec::new(),
             on_time: Lane::new((UnixMs(0), 0), Vec::new()),
             late: None,
+            parted_at: UnixMs(0),
             soon: BinaryHeap::new(),
             soon_upto: UnixMs(0),
             is_soon_short: false,
@@ -279,7 +286,11 @@ impl Schedule {
         }
         let queued = self.on_time.queue.front().map(Item::key).or_else(|| self.on_time.head());
         let soon = self.soon.peek().map(|soon| soon.0.key());
-        if queued.into_iter().chain(soon).any(|key| now.since(key.0) > LATE_MS) {
+        let apart = if self.is_split() { 10 * APART_MS } else { APART_MS };
+        // The clock may have been set back.
+        let may_part = now < self.parted_at || now.since(self.parted_at) >= apart;
+        if may_part && queued.into_iter().chain(soon).any(|key| now.since(key.0) > LATE_MS) {
+            self.parted_at = now;
             self.split(now);
         }
         if let Some(late) = &mut self.late {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::lane::{Bodies, Consumes, Publishes, age, histogram};
@@ -283,7 +284,7 @@ async fn at_a_pace(
     let mut sent = std::collections::VecDeque::new();
     let producers = share.load.producers as f64;
     let apart = Duration::from_secs_f64(share.batch as f64 * producers / rate);
-    let mut due = Instant::now() + apart.mul_f64(share.number as f64 / producers);
+    let mut ticks = ticks(Instant::now() + apart.mul_f64(share.number as f64 / producers), apart);
     while !tally.is_over.load(Ordering::Relaxed) || !sent.is_empty() {
         tokio::select! {
             biased;
@@ -295,16 +296,32 @@ async fn at_a_pace(
                     times.saturating_record(began.elapsed().as_nanos() as u64);
                 }
             }
-            () = tokio::time::sleep_until(due.into()) => {
+            Some(due) = ticks.recv() => {
                 if !tally.is_over.load(Ordering::Relaxed) {
                     sent.push_back(due);
                     lane.send(due).await?;
                 }
-                due += apart;
             }
         }
     }
     Ok(Task::Published(times))
+}
+
+/// The times at which something is due, each when it has come; until nobody listens.
+/// A thread of its own waits for them: the runtime's timers know whole milliseconds only.
+fn ticks(first: Instant, apart: Duration) -> mpsc::UnboundedReceiver<Instant> {
+    let (tx, rx) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut due = first;
+        loop {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if tx.send(due).is_err() {
+                return;
+            }
+            due += apart;
+        }
+    });
+    rx
 }
 
 async fn take(mut lane: impl Consumes, tally: Arc<Tally>) -> Result<Task, Failure> {
