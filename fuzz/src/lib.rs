@@ -19,6 +19,7 @@ pub mod log;
 pub mod manifest;
 mod memory;
 pub mod names;
+mod node;
 pub mod pages;
 pub mod record;
 pub mod rocketmq;

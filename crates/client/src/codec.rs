@@ -20,7 +20,7 @@ use crate::{proto, rpc_status};
 
 /// Entries of the list of a request. No call takes more than 10,000; those that are a
 /// few too many are refused there, with better words.
-const ENTRIES: usize = 40_000;
+pub const ENTRIES: usize = 40_000;
 
 /// Bytes of a publish that is not looked into, message by message: whatever is in it
 /// takes little.
@@ -30,49 +30,70 @@ const SMALL_BYTES: usize = 2 << 20;
 const PARTS: usize = 1_000_000;
 
 /// Bytes of a request with lists that brings no messages.
-const REQUEST_BYTES: usize = 4 << 20;
+pub const REQUEST_BYTES: usize = 4 << 20;
 
-/// The codec.
+/// The codec of the native interface.
+pub type Codec<T, U> = Counted<T, U, Native>;
+
+/// How large requests may be, each of its type.
+pub trait Bounds: Send + 'static {
+    /// Looks at an encoded `U`.
+    ///
+    /// # Errors
+    /// What there is too much of.
+    fn check<U: 'static>(request: &[u8]) -> Result<(), String>;
+}
+
+/// Those of the native interface.
 #[derive(Debug)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+pub struct Native;
 
-impl<T, U> Default for Codec<T, U> {
-    fn default() -> Self {
-        Codec(PhantomData)
+impl Bounds for Native {
+    fn check<U: 'static>(request: &[u8]) -> Result<(), String> {
+        Lists::of::<U>().map_or(Ok(()), |lists| lists.check(request))
     }
 }
 
-impl<T, U> tonic::codec::Codec for Codec<T, U>
+/// A codec that looks at what comes before it is decoded.
+#[derive(Debug)]
+pub struct Counted<T, U, B>(PhantomData<(T, U, B)>);
+
+impl<T, U, B> Default for Counted<T, U, B> {
+    fn default() -> Self {
+        Counted(PhantomData)
+    }
+}
+
+impl<T, U, B> tonic::codec::Codec for Counted<T, U, B>
 where
     T: Message + Send + 'static,
     U: Message + Default + Send + 'static,
+    B: Bounds,
 {
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
-    type Decoder = Counting<U>;
+    type Decoder = Counting<U, B>;
 
     fn encoder(&mut self) -> Self::Encoder {
         ProstEncoder::default()
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        Counting(ProstDecoder::default())
+        Counting(ProstDecoder::default(), PhantomData)
     }
 }
 
 /// Counts, then decodes.
 #[derive(Debug)]
-pub struct Counting<U>(ProstDecoder<U>);
+pub struct Counting<U, B>(ProstDecoder<U>, PhantomData<B>);
 
-impl<U: Message + Default + 'static> Decoder for Counting<U> {
+impl<U: Message + Default + 'static, B: Bounds> Decoder for Counting<U, B> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if let Some(lists) = Lists::of::<U>() {
-            lists.check(buffer.chunk()).map_err(|what| refusal(&what))?;
-        }
+        B::check::<U>(buffer.chunk()).map_err(|what| refusal(&what))?;
         self.0.decode(buffer)
     }
 }
@@ -86,7 +107,7 @@ enum Lists {
     Below(u32),
 }
 
-/// The number of `PublishRequest.messages`.
+/// The number of `messages` in a `PublishRequest`, and in a `PrepareTransactionRequest`.
 const MESSAGES: u64 = 2;
 
 impl Lists {
@@ -101,8 +122,16 @@ impl Lists {
             TypeId::of::<proto::RedriveDeadLettersRequest>(),
             TypeId::of::<proto::PurgeDeadLettersRequest>(),
         ];
-        let once = [TypeId::of::<proto::ConsumeRequest>(), TypeId::of::<proto::PutUserRequest>()];
-        if of == TypeId::of::<proto::PublishRequest>() {
+        let once = [
+            TypeId::of::<proto::ConsumeRequest>(),
+            TypeId::of::<proto::PutUserRequest>(),
+            TypeId::of::<proto::PutRecurringRequest>(),
+        ];
+        let messages = [
+            TypeId::of::<proto::PublishRequest>(),
+            TypeId::of::<proto::PrepareTransactionRequest>(),
+        ];
+        if messages.contains(&of) {
             Some(Lists::Messages)
         } else if flat.contains(&of) {
             Some(Lists::Below(0))
@@ -116,23 +145,45 @@ impl Lists {
     }
 
     fn check(self, request: &[u8]) -> Result<(), String> {
-        let is_too_much = match self {
-            Lists::Below(_) if request.len() > REQUEST_BYTES => {
-                return Err(format!("a request of this sort has at most {REQUEST_BYTES} bytes"));
-            }
-            Lists::Below(levels) => count(request, levels, ENTRIES) > ENTRIES,
-            Lists::Messages => {
-                let messages = Fields(request).filter(|(number, _)| *number == MESSAGES);
-                let is_small = request.len() <= SMALL_BYTES;
-                let mut parts = 0;
-                messages.enumerate().any(|(at, (_, message))| {
-                    parts += if is_small { 0 } else { Fields(message).count() };
-                    at >= ENTRIES || parts > PARTS
-                })
-            }
-        };
-        if is_too_much { Err("a request has at most 10000 entries".into()) } else { Ok(()) }
+        match self {
+            Lists::Below(levels) => check_lists(request, levels),
+            Lists::Messages => check_messages(request, MESSAGES, |message| Fields(message).count()),
+        }
     }
+}
+
+/// Looks at a request that has lists so many levels below itself, and brings no messages.
+///
+/// # Errors
+/// What there is too much of.
+pub fn check_lists(request: &[u8], levels: u32) -> Result<(), String> {
+    if request.len() > REQUEST_BYTES {
+        return Err(format!("a request of this sort has at most {REQUEST_BYTES} bytes"));
+    }
+    if count(request, levels, ENTRIES) > ENTRIES { Err(too_many()) } else { Ok(()) }
+}
+
+/// Looks at a request whose messages have this number; `parts` says how many one has.
+///
+/// # Errors
+/// What there is too much of.
+pub fn check_messages(
+    request: &[u8],
+    number: u64,
+    parts: impl Fn(&[u8]) -> usize,
+) -> Result<(), String> {
+    let messages = Fields(request).filter(|(of, _)| *of == number);
+    let is_small = request.len() <= SMALL_BYTES;
+    let mut found = 0;
+    let is_too_much = messages.enumerate().any(|(at, (_, message))| {
+        found += if is_small { 0 } else { parts(message) };
+        at >= ENTRIES || found > PARTS
+    });
+    if is_too_much { Err(too_many()) } else { Ok(()) }
+}
+
+fn too_many() -> String {
+    "a request has at most 10000 entries".into()
 }
 
 /// How many fields there are, down to so many levels; not much further than `most`.
@@ -162,7 +213,8 @@ fn refusal(what: &str) -> Status {
 
 /// The fields of an encoded message: number, and content if it has a length. Ends where
 /// the encoding makes no sense; prost says what is wrong with it.
-struct Fields<'a>(&'a [u8]);
+#[derive(Debug)]
+pub struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
     fn number(&mut self) -> Option<u64> {
@@ -211,8 +263,8 @@ mod tests {
     use crate::proto::consume_request::{self, StreamAck};
     use crate::proto::group_config::Subscriptions;
     use crate::proto::{
-        AckRequest, ConsumeRequest, GroupConfig, OutgoingMessage, PublishRequest, PutGroupRequest,
-        Subscription,
+        AckRequest, ConsumeRequest, GroupConfig, OutgoingMessage, PrepareTransactionRequest,
+        PublishRequest, PutGroupRequest, PutRecurringRequest, RecurringConfig, Subscription,
     };
 
     fn check<T: Message + 'static>(request: &T) -> Result<(), String> {
@@ -272,5 +324,23 @@ mod tests {
         assert!(check(&PutGroupRequest { config, ..Default::default() }).is_err());
         let large = AckRequest { receipts: vec!["x".repeat(5 << 20)], ..Default::default() };
         assert!(check(&large).is_err());
+    }
+
+    /// Prepares and recurring messages have messages, too, and were not counted: a megabyte of
+    /// empty ones became two hundred.
+    #[test]
+    fn messages_are_counted_wherever_they_are() {
+        let prepare = |count| PrepareTransactionRequest {
+            messages: vec![OutgoingMessage::default(); count],
+            ..Default::default()
+        };
+        assert_eq!(check(&prepare(10_001)), Ok(()), "the call says what is wrong with them");
+        assert!(check(&prepare(1_000_000)).is_err());
+        let recurring = |count| {
+            let config = RecurringConfig { tags: vec![String::new(); count], ..Default::default() };
+            PutRecurringRequest { config: Some(config), ..Default::default() }
+        };
+        assert_eq!(check(&recurring(1_000)), Ok(()));
+        assert!(check(&recurring(1_000_000)).is_err());
     }
 }

@@ -127,7 +127,7 @@ fn bodies_of(request: &PublishRequest) -> usize {
 }
 
 /// What a message takes on its way into the log beside its content, about.
-const MESSAGE_BYTES: usize = 256;
+pub(in crate::doors) const MESSAGE_BYTES: usize = 256;
 
 /// The bytes that a request takes on its way into the log: all that its messages have,
 /// and what each takes even if there is nothing in it.

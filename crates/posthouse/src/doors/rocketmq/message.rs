@@ -15,6 +15,7 @@ use bytes::Bytes;
 use posthouse_core::UnixMs;
 use posthouse_core::message::{KEYS_END, KEYS_HEADER, Parts};
 use posthouse_core::record::{NameTaken, When};
+use prost::Message as _;
 use prost_types::{Duration, Timestamp};
 use sha1::{Digest as _, Sha1};
 
@@ -25,6 +26,7 @@ use super::pb::{Code, MessageType};
 use crate::broker::consume::Received;
 use crate::broker::schedule::Scheduled;
 use crate::broker::transact::Transaction;
+use crate::doors::calls::publish::MESSAGE_BYTES;
 use crate::problem::Problem;
 
 /// What begins the names of headers that this door keeps for itself.
@@ -91,6 +93,12 @@ impl Extra {
         }
         Ok(Extra(extra))
     }
+}
+
+/// The bytes that messages take on their way into the log: all that they have, and what each
+/// takes even if there is nothing in it.
+pub fn bytes_of(messages: &[pb::Message]) -> usize {
+    messages.iter().map(|message| message.encoded_len() + MESSAGE_BYTES).sum()
 }
 
 /// The parts of a message that is sent.
@@ -285,4 +293,18 @@ pub fn duration_ms(duration: &Duration) -> u64 {
 /// Milliseconds on the wire.
 pub fn duration(ms: u64) -> Duration {
     Duration { seconds: (ms / 1000) as i64, nanos: (ms % 1000 * 1_000_000) as i32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages without bodies took the room of none, whatever else they had.
+    #[test]
+    fn a_message_takes_room_whatever_it_has() {
+        let user = [("a".to_owned(), "x".repeat(30_000))].into();
+        let message = pb::Message { user_properties: user, ..Default::default() };
+        assert!(bytes_of(&vec![message; 100]) > 3_000_000);
+        assert_eq!(bytes_of(&vec![pb::Message::default(); 100]), 100 * MESSAGE_BYTES);
+    }
 }

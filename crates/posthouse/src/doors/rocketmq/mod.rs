@@ -5,6 +5,7 @@
 //! of it can be missing, since a server that was restarted knows nothing: then the
 //! configuration of its group does.
 
+mod codec;
 mod fault;
 mod filter;
 mod message;

@@ -11,6 +11,11 @@ use super::pb::{self, AddressScheme, Code, MessageType, Permission};
 use super::{BROKER_NAME, Call, Door};
 use crate::problem::Problem;
 
+/// Addresses of an access point that are said back, and bytes of each name: a route has them
+/// once for every partition.
+const ADDRESSES: usize = 16;
+const HOST_BYTES: usize = 255;
+
 /// The queue of an assignment that means all of them: which partition a consumer gets its
 /// messages from is the group's affair.
 const ANY_QUEUE: i32 = -1;
@@ -134,6 +139,13 @@ fn broker_at(asked: Option<pb::Endpoints>) -> Result<pb::Broker, Fault> {
     let endpoints = asked.filter(|endpoints| !endpoints.addresses.is_empty()).ok_or_else(|| {
         Fault::new(Code::IllegalAccessPoint, "the request does not say by which address it came")
     })?;
+    let is_name = |address: &pb::Address| address.host.len() <= HOST_BYTES;
+    if endpoints.addresses.len() > ADDRESSES || !endpoints.addresses.iter().all(is_name) {
+        let text = format!(
+            "an access point has at most {ADDRESSES} addresses, of {HOST_BYTES} bytes each"
+        );
+        return Err(Fault::new(Code::IllegalAccessPoint, text));
+    }
     let scheme = match endpoints.addresses[0].host.parse() {
         Ok(IpAddr::V4(_)) => AddressScheme::IPv4,
         Ok(IpAddr::V6(_)) => AddressScheme::IPv6,
@@ -160,5 +172,19 @@ mod tests {
             assert_eq!(broker.endpoints.unwrap().scheme(), scheme);
         }
         assert_eq!(broker_at(None).unwrap_err().code, Code::IllegalAccessPoint);
+    }
+
+    /// A route of a topic with many partitions had all that the request had as often: a
+    /// megabyte became a gigabyte.
+    #[test]
+    fn what_is_said_back_for_every_partition_is_small() {
+        let asked = |host: &str, count| {
+            let address = pb::Address { host: host.into(), port: 8081 };
+            Some(pb::Endpoints { scheme: 0, addresses: vec![address; count] })
+        };
+        assert!(broker_at(asked("127.0.0.1", 16)).is_ok());
+        for bad in [asked("127.0.0.1", 17), asked(&"x".repeat(256), 1)] {
+            assert_eq!(broker_at(bad).unwrap_err().code, Code::IllegalAccessPoint);
+        }
     }
 }

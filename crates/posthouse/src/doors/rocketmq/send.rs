@@ -31,7 +31,7 @@ impl Door {
         }
         let bytes = request.messages.iter().map(|message| message.body.len()).sum();
         // Each has its own result: a bad one keeps no other out.
-        let permit = self.broker().permit(bytes)?;
+        let permit = self.broker().permit(message::bytes_of(&request.messages))?;
         let mut outbox = self.broker().outbox_of(&call.caller, Some(permit), true);
         outbox.expect(request.messages.len(), bytes);
         let mut refused: Vec<Option<Fault>> = Vec::with_capacity(request.messages.len());

@@ -53,7 +53,7 @@ impl Door {
         topic: &Arc<Topic>,
         message: &pb::Message,
     ) -> Result<Taken, Fault> {
-        let permit = self.broker().permit(message.body.len())?;
+        let permit = self.broker().permit(message::bytes_of(std::slice::from_ref(message)))?;
         let mut outbox = self.broker().outbox_of(&call.caller, Some(permit), false);
         self.add(&mut outbox, topic, message)?;
         let system = message.system_properties.as_ref();
