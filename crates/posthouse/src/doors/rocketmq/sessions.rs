@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use posthouse_core::catalog::{Group, GroupConfig};
-use tokio::sync::{mpsc, watch};
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::Status;
 
 use super::fault::Fault;
@@ -24,6 +25,12 @@ const SESSIONS: usize = 100_000;
 /// A client that has said nothing for so long has gone. Clients send a heartbeat every ten
 /// seconds.
 const SILENCE: Duration = Duration::from_secs(35);
+
+/// What all clients together may have said of themselves, in bytes of memory, nearly.
+const SAID_BYTES: usize = 128 << 20;
+
+/// What the settings of a client take beside what is in them.
+const SETTINGS_BYTES: usize = 1 << 10;
 
 /// Messages whose leases are renewed for one client.
 const HELD: usize = 65_536;
@@ -74,9 +81,17 @@ impl fmt::Display for Handle<'_> {
 }
 
 /// All clients.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
     all: Mutex<HashMap<Arc<str>, Arc<Session>>>,
+    /// Bytes that are left for what clients say of themselves.
+    room: Arc<Semaphore>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Sessions { all: Mutex::default(), room: Arc::new(Semaphore::new(SAID_BYTES)) }
+    }
 }
 
 /// One client.
@@ -117,7 +132,15 @@ struct Stream {
     /// The topics that the client publishes to.
     publishes: Publishes,
     /// What the client said last, and what it was told of its group.
-    said: Option<(pb::Settings, Option<Arc<Group>>)>,
+    said: Option<(Said, Option<Arc<Group>>)>,
+}
+
+/// Settings, as long as they are kept.
+#[derive(Debug)]
+pub struct Said {
+    settings: pb::Settings,
+    /// What they take.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Topics that a client publishes to, by their names here, and the namespace in which it
@@ -167,6 +190,26 @@ impl Sessions {
         let session = Arc::new(Session::new(client.clone()));
         all.insert(client.clone(), session.clone());
         Ok(session)
+    }
+
+    /// Keeps what a client says of itself.
+    ///
+    /// # Errors
+    /// If all of them together have said too much.
+    pub fn keep(&self, settings: pb::Settings) -> Result<Said, Fault> {
+        // What is said of a topic is in its session, too.
+        let bytes = SETTINGS_BYTES + 2 * settings.encoded_len();
+        match self.room.clone().try_acquire_many_owned(bytes as u32) {
+            Ok(room) => Ok(Said { settings, _room: room }),
+            Err(_) => {
+                let text = format!(
+                    "the settings take {bytes} bytes, and {} of {SAID_BYTES} are left for those \
+                     of all clients",
+                    self.room.available_permits()
+                );
+                Err(Fault::new(Code::TooManyRequests, text))
+            }
+        }
     }
 
     /// A client has said goodbye.
@@ -255,13 +298,7 @@ impl Session {
 
     /// What the client said on one of its streams, which topics it publishes to, and what
     /// its group was then.
-    pub fn says(
-        &self,
-        sink: &Sink,
-        said: pb::Settings,
-        publishes: Publishes,
-        group: Option<Arc<Group>>,
-    ) {
+    pub fn says(&self, sink: &Sink, said: Said, publishes: Publishes, group: Option<Arc<Group>>) {
         let mut state = self.state();
         state.heard = Instant::now();
         if let Some(stream) = state.streams.iter_mut().find(|of| of.sink.same_channel(sink)) {
@@ -378,6 +415,7 @@ impl Session {
         let mut state = self.state();
         for stream in &mut state.streams {
             let Some((said, told)) = &mut stream.said else { continue };
+            let said = &said.settings;
             let now = group(said);
             let is_same = match (&now, &*told) {
                 (Some(now), Some(told)) => {
@@ -500,6 +538,21 @@ mod tests {
             let handle = Handle { receipt: "abc", is_renewed };
             assert_eq!(Handle::parse(&handle.to_string()), handle);
         }
+    }
+
+    /// Each client could have the node keep two megabytes, and there may be 100,000.
+    #[test]
+    fn what_clients_say_of_themselves_is_bounded_for_all_of_them_together() {
+        let sessions = Sessions::default();
+        let topic = pb::Resource { name: "x".repeat(1 << 20), ..Default::default() };
+        let publishing = pb::Publishing { topics: vec![topic], ..Default::default() };
+        let pub_sub = Some(pb::settings::PubSub::Publishing(publishing));
+        let large = pb::Settings { pub_sub, ..Default::default() };
+        let mut kept: Vec<Said> = (0..63).map(|_| sessions.keep(large.clone()).unwrap()).collect();
+        assert_eq!(sessions.keep(large.clone()).unwrap_err().code, Code::TooManyRequests);
+        assert!(sessions.keep(pb::Settings::default()).is_ok(), "a small one finds room");
+        kept.pop();
+        assert!(sessions.keep(large).is_ok());
     }
 
     #[test]

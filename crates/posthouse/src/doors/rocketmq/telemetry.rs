@@ -74,6 +74,7 @@ impl Door {
         sink: &Sink,
         said: pb::Settings,
     ) -> Result<TelemetryCommand, Fault> {
+        let kept = self.inner.sessions.keep(said.clone())?;
         let mut body_bytes = 0;
         let mut publishes = Vec::new();
         match &said.pub_sub {
@@ -97,7 +98,7 @@ impl Door {
             None => {}
         }
         let group = self.group_of(&said);
-        session.says(sink, said.clone(), publishes, group.clone());
+        session.says(sink, kept, publishes, group.clone());
         let answer = settings::answer(said, group.as_deref(), body_bytes);
         Ok(settings::command(answer))
     }
