@@ -25,15 +25,6 @@ fn no_seed_breaks_a_promise() {
     assert!(figures.power > 0 && figures.compared > 0, "{figures}");
 }
 
-// A transaction was durable, the log failed with the next frame, and what was looked up for
-// the answer was refused: the producer heard that nothing had been prepared, and another was
-// asked about it and committed it.
-#[test]
-fn what_was_prepared_is_not_called_refused_when_the_log_fails_before_the_answer() {
-    let outcome = run(Plan::of(15), false);
-    assert_eq!(outcome.violation, None, "repeat: {}", outcome.plan.command());
-}
-
 #[test]
 fn one_seed_twice_is_one_run() {
     for seed in [3, 7, 11] {
