@@ -504,6 +504,27 @@ fn a_verification_tells_a_torn_end_from_damage_and_goes_on_behind_damage() {
     assert!(report.findings.iter().all(|finding| finding.what.contains("checksum")));
 }
 
+// What is behind a segment was read to find out whether that ends as it should: a whole log
+// was read twice.
+#[test]
+fn a_segment_that_ends_as_it_should_is_no_reason_to_read_the_next() {
+    let reads_for = |segments: usize| {
+        let rig = Rig::new(1);
+        let mut script = Script::new(2, 300);
+        let (mut log, _) = rig.open();
+        while log.reader().segments().len() < segments {
+            write(&mut log, &mut script, 1);
+        }
+        drop(log);
+        let before = rig.disk.counts().reads;
+        assert!(rig.verify().is_clean());
+        rig.disk.counts().reads - before
+    };
+    // Its head, what is in it, and its end; two more are those of the next one's content.
+    let each = reads_for(3) - reads_for(2);
+    assert!(each <= 18, "{each} reads for one segment more");
+}
+
 #[test]
 fn a_directory_can_be_looked_through_without_being_owned() {
     let rig = Rig::new(1);

@@ -34,11 +34,10 @@ pub struct Inspected {
 /// Damage is an item, too: the walk goes on behind it where it can. An incomplete
 /// end is none, see [`Inspection::torn`]; it is told from damage as opening a log
 /// tells it, by whether anything behind it, in later segments too, says that it was
-/// durable. What the owner
-/// writes, frees and reuses meanwhile is told from damage by looking again: a
-/// segment that is no longer there under its name was freed, and a place that did
-/// not hold, header, meta or body, is read once more after it was seen what stands
-/// behind it, because the owner writes in order.
+/// durable. What the owner writes, frees and reuses meanwhile is told from damage by
+/// looking again: a segment that is no longer there under its name was freed, and a
+/// place that did not hold, header, meta or body, is read once more after it was seen
+/// what stands behind it, because the owner writes in order.
 ///
 /// # Errors
 /// If the directory cannot be listed.
@@ -95,20 +94,9 @@ struct Current {
 /// A segment file, and what its header block says.
 type OpenedSegment = (Arc<dyn File>, Head);
 
-/// What segments behind a place say of it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Later {
-    /// The first frame of the next segment that was begun. Zero if that does not continue
-    /// the one before: then it is not known where that ends.
-    first: Option<FrameNo>,
-    /// The highest frame that they call durable; some frame not below the one asked about,
-    /// if there is one.
-    durable: FrameNo,
-}
-
 /// What stands where the walk could not go on.
 enum Ahead {
-    /// It can go on after all: it was being written.
+    /// It can go on after all, or look again: it was being written.
     Unit,
     /// The segment was freed meanwhile.
     Freed,
@@ -172,8 +160,7 @@ impl Inspection {
             }
             // It may be one that is just being begun, or that was when the power failed.
             Head::Blank(_) | Head::Stale(_)
-                if self.later(no, self.chain.next, &names).map_err(io)?.durable
-                    < self.chain.next =>
+                if self.durable_in(&names, self.chain.next).map_err(io)? < self.chain.next =>
             {
                 self.torn = Some((path, 0));
                 return Ok(false);
@@ -194,16 +181,21 @@ impl Inspection {
         Err(Self::corrupt(&path, 0, what))
     }
 
+    /// Opens a segment file. `None` if it was freed meanwhile.
+    fn open(&self, path: &Path) -> Result<Option<Arc<dyn File>>, FileError> {
+        match self.files.open(path, Access::Read) {
+            Err(error) if error.is_missing() => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// Opens a segment file and reads its header. `None` if it was freed meanwhile.
     fn read_head(&self, path: &Path, no: SegmentNo) -> Result<Option<OpenedSegment>, FileError> {
         let mut found = None;
         // Once more if it is not as it should be: between being found under its name
         // and being read it may have been freed, or begun.
         for _ in 0..2 {
-            let file = match self.files.open(path, Access::Read) {
-                Err(error) if error.is_missing() => return Ok(None),
-                opened => opened?,
-            };
+            let Some(file) = self.open(path)? else { return Ok(None) };
             let head = Head::read(&*file, self.store, no)?;
             let valid = matches!(head, Head::Valid(_));
             found = Some((file, head));
@@ -214,42 +206,33 @@ impl Inspection {
         Ok(found)
     }
 
-    /// What the segments `names` say of `frame`, which belongs before them, or into the
-    /// first of them if that has no header; `before` is the segment before them.
-    fn later(
+    /// The highest frame that anything in the segments `names` calls durable; some frame
+    /// not below `frame`, if there is one.
+    fn durable_in(
         &self,
-        before: SegmentNo,
-        frame: FrameNo,
         names: &[(SegmentNo, PathBuf)],
-    ) -> Result<Later, FileError> {
-        let mut later = Later::default();
+        frame: FrameNo,
+    ) -> Result<FrameNo, FileError> {
+        let mut durable = FrameNo::ZERO;
         for (no, path) in names {
-            let file = match self.files.open(path, Access::Read) {
-                Ok(file) => file,
-                Err(error) if error.is_missing() => continue,
-                Err(error) => return Err(error),
-            };
+            let Some(file) = self.open(path)? else { continue };
             let geometry = match Head::read(&*file, self.store, *no)? {
                 Head::Valid(header) => {
-                    let is_next = header.previous == before;
-                    let first = if is_next { header.first } else { FrameNo::ZERO };
-                    later.first = later.first.or(Some(first));
-                    later.durable = later.durable.max(header.durable);
+                    durable = durable.max(header.durable);
                     header.geometry()
                 }
                 _ => Geometry { bytes: file.size()?, align: ALIGN_LEAST },
             };
-            if later.durable < frame {
+            if durable < frame {
                 Units::new(file, self.store, *no, geometry)?.probe(0, |_, found| {
-                    let said = found.map_or(FrameNo::ZERO, |header| header.durable_no);
-                    later.durable = later.durable.max(said);
+                    durable = durable.max(found.map_or(FrameNo::ZERO, |header| header.durable_no));
                 })?;
             }
-            if later.first.is_some() && later.durable >= frame {
+            if durable >= frame {
                 break;
             }
         }
-        Ok(later)
+        Ok(durable)
     }
 
     /// Whether the segment continues the one before it. Goes on with it anyway.
@@ -400,11 +383,12 @@ impl Inspection {
 
     /// Finds out why there is no unit at the current place.
     fn look_ahead(&mut self, current: &mut Current) -> Result<Ahead, FileError> {
-        // In this order: later segments first, then what is behind in this one, then
-        // the place once more. The owner wrote them the other way round.
+        // In this order: what is behind, and the place once more. The owner wrote them the
+        // other way round.
         let (expected, end) = (self.chain.next, current.units.geometry().end());
-        let later = self.later(current.header.no, expected, &self.names_after()?)?;
-        let (mut next, mut durable, mut overtaken) = (None, later.durable, false);
+        let names = self.names_after()?;
+        let later = self.first_after(current, &names)?;
+        let (mut next, mut durable, mut overtaken) = (None, FrameNo::ZERO, false);
         let mut end_mark = None;
         current.units.refresh();
         current.units.probe(current.offset, |offset, found| {
@@ -417,31 +401,35 @@ impl Inspection {
                 next = next.or(Some((offset, header)));
             }
         })?;
+        let is_end = end_mark == Some(expected) && next.is_none();
+        // Most segments end as they should: later ones are not read for that.
+        if !is_end && durable < expected {
+            durable = durable.max(self.durable_in(&names, expected)?);
+        }
         current.units.refresh();
-        if self.next_unit_holds(current)? {
+        // Or it was ended meanwhile, and what is behind it is of later.
+        let has_ended = end_mark != Some(expected) && ends_before(current, expected)?;
+        if has_ended || self.next_unit_holds(current)? {
             return Ok(Ahead::Unit);
         }
         if !self.is_still_there(current) {
             return Ok(Ahead::Freed);
         }
-        if end_mark == Some(expected) && next.is_none() {
+        if is_end {
             return Ok(Ahead::End);
         }
-        let is_lost = durable >= expected || overtaken;
-        Ok(match (later.first, next) {
-            // It is written with the first frame behind it, and synced with that one.
-            (Some(first), None) if first == expected && !is_lost => Ahead::End,
-            (Some(first), None) if first == expected => {
-                Ahead::Damage(None, "the segment's end mark does not hold".to_owned())
-            }
-            (Some(_), next) if is_lost => {
-                Ahead::Damage(next, "frames are missing at the segment's end".to_owned())
-            }
-            (None, next) if is_lost => {
-                Ahead::Damage(next, "a later frame says that this one was durable".to_owned())
-            }
-            (later, next) => Ahead::Tail(later.is_some() || next.is_some() || end_mark.is_some()),
-        })
+        // An end mark is written with the first frame behind it, and synced with that one.
+        let only_end_mark = later == Some(expected) && next.is_none();
+        if durable < expected && !overtaken {
+            let begun = later.is_some() || next.is_some() || end_mark.is_some();
+            return Ok(if only_end_mark { Ahead::End } else { Ahead::Tail(begun) });
+        }
+        let what = match later {
+            Some(_) if only_end_mark => "the segment's end mark does not hold",
+            Some(_) => "frames are missing at the segment's end",
+            None => "a later frame says that this one was durable",
+        };
+        Ok(Ahead::Damage(next, what.to_owned()))
     }
 
     fn next_unit_holds(&mut self, current: &mut Current) -> Result<bool, FileError> {
@@ -453,6 +441,32 @@ impl Inspection {
             Err(Fault::Bad(_)) => Ok(false),
             Err(Fault::Io(error)) => Err(error),
         }
+    }
+
+    /// The first frame of a later segment that was begun. One that is not continued
+    /// by it ends nobody knows where; any number but the expected one says so.
+    fn first_after(
+        &self,
+        current: &Current,
+        names: &[(SegmentNo, PathBuf)],
+    ) -> Result<Option<FrameNo>, FileError> {
+        for (no, path) in names {
+            let Some(file) = self.open(path)? else { continue };
+            if let Head::Valid(header) = Head::read(&*file, self.store, *no)? {
+                let continued = header.previous == current.header.no;
+                return Ok(Some(if continued { header.first } else { FrameNo::ZERO }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether the segment's end mark says that it ends before `frame`.
+fn ends_before(current: &mut Current, frame: FrameNo) -> Result<bool, FileError> {
+    match current.units.end_mark() {
+        Ok(mark) => Ok(mark.header.frame_no == frame),
+        Err(Fault::Bad(_)) => Ok(false),
+        Err(Fault::Io(error)) => Err(error),
     }
 }
 
