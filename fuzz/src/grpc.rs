@@ -6,24 +6,8 @@ use posthouse_client::proto::{self, consume_request, reschedule_request, seek_re
 use posthouse_frame::varint::{self, Cursor};
 use prost::Message;
 
-use crate::node::{self, Node, PATIENCE_MS, SCENE};
+use crate::node::{self, IS_LARGE, METHOD, Node, PATIENCE_MS, SCENE, STREAM_MS};
 use crate::{Seeds, memory, piece};
-
-/// What a request may take beside what is in proportion to it: a batch for the log, and
-/// what the node does meanwhile.
-const BESIDE_BYTES: usize = 4 << 20;
-
-/// A call whose answers have no end is listened to for so long.
-const STREAM_MS: u64 = 2_000;
-
-/// A request that is repeated, and what it may take. Nothing in it is larger than what it
-/// is made of, so what it becomes is counted before there is memory for it.
-const LARGE_BYTES: usize = 1 << 20;
-const LARGE_MOST_BYTES: usize = 64 << 20;
-
-/// The number of a method, and whether its request is made large.
-const METHOD: u8 = 0x7f;
-const IS_LARGE: u8 = 0x80;
 
 /// A method: its name, and whether a request of it is understood.
 type Method = (&'static str, fn(&[u8]) -> bool);
@@ -71,11 +55,15 @@ fn again<T: Message + Default + PartialEq + Debug>(data: &[u8]) -> bool {
 pub fn run(data: &[u8]) {
     let Some((which, data)) = data.split_first() else { return };
     let method = METHODS[usize::from(which & METHOD) % METHODS.len()];
+    let is_stream = matches!(method.0, "PublishStream" | "Consume");
     if which & IS_LARGE != 0 {
-        return node::with(|node| large(node, method, data));
+        if !is_stream {
+            node::with_large(data, |node, request| call(node, method.0, &[request], false));
+        }
+        return;
     }
     let mut requests = vec![data];
-    if matches!(method.0, "PublishStream" | "Consume") {
+    if is_stream {
         let mut c = Cursor::new(data);
         requests = std::iter::from_fn(|| (!c.is_empty()).then(|| piece(&mut c))).collect();
     }
@@ -84,11 +72,7 @@ pub fn run(data: &[u8]) {
         // Not only the first that is none: what is behind it is read in any case.
         requests.iter().filter(|request| understood(request)).count() == requests.len()
     });
-    node::with(|node| {
-        memory::within(1024 * data.len() + BESIDE_BYTES, || {
-            call(node, method.0, &requests, is_understood);
-        });
-    });
+    node::with_small(data, |node| call(node, method.0, &requests, is_understood));
 }
 
 fn call(node: &mut Node, name: &str, requests: &[&[u8]], is_understood: bool) {
@@ -101,15 +85,6 @@ fn call(node: &mut Node, name: &str, requests: &[&[u8]], is_understood: bool) {
     assert!(!called.is_fault() || !is_understood, "{name}: {called:?}");
     let words = called.code == Some(0) || !called.text.is_empty() || called.code.is_none();
     assert!(words, "{name} is refused without a word");
-}
-
-/// What is given, again and again: in the encoding, that is one request with longer lists.
-fn large(node: &mut Node, (name, _): Method, data: &[u8]) {
-    if data.is_empty() || matches!(name, "PublishStream" | "Consume") {
-        return;
-    }
-    let request = data.repeat(LARGE_BYTES / data.len());
-    memory::within(LARGE_MOST_BYTES, || call(node, name, &[&request], false));
 }
 
 pub fn seeds() -> Seeds {

@@ -12,18 +12,11 @@ use posthouse::json;
 use serde_json::Value;
 use serde_json::value::to_value;
 
-use crate::node::{self, Answer, Node, SCENE};
+use crate::node::{self, Answer, Node, SCENE, STREAM_MS};
 use crate::{Seeds, memory};
-
-/// What a request may take beside what is in proportion to it: a batch for the log, and
-/// what the node does meanwhile.
-const BESIDE_BYTES: usize = 4 << 20;
 
 /// The bytes that arrive together of a body of lines.
 const PIECE_BYTES: usize = 7;
-
-/// Answers that have no end: so long they are listened to.
-const STREAM_MS: u64 = 2_000;
 
 /// Method and target; headers, a line each; behind an empty line the body.
 pub fn run(data: &[u8]) {
@@ -33,9 +26,7 @@ pub fn run(data: &[u8]) {
     };
     memory::within(512 * data.len() + (64 << 10), || shapes(body));
     let Some(asked) = Asked::read(head, body) else { return };
-    node::with(|node| {
-        memory::within(1024 * data.len() + BESIDE_BYTES, || ask(node, &asked));
-    });
+    node::with_small(data, |node| ask(node, &asked));
 }
 
 /// A request.

@@ -20,11 +20,30 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt as _;
 
+use crate::memory;
+
 /// When everything begins, Unix milliseconds.
 pub const BEGIN_MS: u64 = 1_900_000_000_000;
 
 /// So long an answer is waited for: longer than any call may wait.
 pub const PATIENCE_MS: u64 = 360_000;
+
+/// What has no end, or is left open by the client, is listened to for so long.
+pub const STREAM_MS: u64 = 2_000;
+
+/// In a byte that says what is called: the number of the method, and whether its request
+/// is made large.
+pub const METHOD: u8 = 0x7f;
+pub const IS_LARGE: u8 = 0x80;
+
+/// What a request may take beside what is in proportion to it: a batch for the log, and
+/// what the node does meanwhile.
+const BESIDE_BYTES: usize = 4 << 20;
+
+/// A request that is made large, and what it may take. Nothing in it is larger than what it
+/// is made of, so what it becomes is counted before there is memory for it.
+const LARGE_BYTES: usize = 1 << 20;
+const LARGE_MOST_BYTES: usize = 64 << 20;
 
 /// Rounds in which nothing is written, after which nothing more happens by itself.
 const STILL: u32 = 4;
@@ -303,4 +322,18 @@ pub fn with<T>(act: impl FnOnce(&mut Node) -> T) -> T {
     let done = act(&mut node);
     *place = Some(node).filter(Node::is_as_it_was);
     done
+}
+
+/// The same, with the memory that a request of these bytes may take.
+pub fn with_small<T>(request: &[u8], act: impl FnOnce(&mut Node) -> T) -> T {
+    with(|node| memory::within(1024 * request.len() + BESIDE_BYTES, || act(node)))
+}
+
+/// The same with what is given again and again: a message of protobuf is one message then,
+/// with longer lists.
+pub fn with_large<T>(piece: &[u8], act: impl FnOnce(&mut Node, &[u8]) -> T) {
+    if !piece.is_empty() {
+        let request = piece.repeat(LARGE_BYTES / piece.len());
+        with(|node| memory::within(LARGE_MOST_BYTES, || act(node, &request)));
+    }
 }

@@ -8,23 +8,8 @@ use posthouse::doors::rocketmq::pb::{self, Code, MessageType};
 use posthouse_frame::varint::{self, Cursor};
 use prost::Message;
 
-use crate::node::{self, Called, Node, PATIENCE_MS, SCENE};
+use crate::node::{self, Called, IS_LARGE, METHOD, Node, PATIENCE_MS, SCENE, STREAM_MS};
 use crate::{Seeds, memory, piece};
-
-/// What a request may take beside what is in proportion to it: a batch for the log, and
-/// what the node does meanwhile.
-const BESIDE_BYTES: usize = 4 << 20;
-
-/// A stream of commands that the client leaves open is listened to for so long.
-const STREAM_MS: u64 = 2_000;
-
-/// A request that is repeated, and what it may take.
-const LARGE_BYTES: usize = 1 << 20;
-const LARGE_MOST_BYTES: usize = 64 << 20;
-
-/// The number of a method, and whether its request is made large.
-const METHOD: u8 = 0x7f;
-const IS_LARGE: u8 = 0x80;
 
 /// A method: its name, whether a request of it is understood, and the status of an answer.
 type Method = (&'static str, fn(&[u8]) -> bool, fn(&[u8]) -> Option<pb::Status>);
@@ -81,7 +66,8 @@ pub fn run(data: &[u8]) {
     let Some((which, rest)) = data.split_first() else { return };
     let method = &METHODS[usize::from(which & METHOD) % METHODS.len()];
     if which & IS_LARGE != 0 {
-        return node::with(|node| large(node, method, rest));
+        node::with_large(rest, |node, request| call(node, method, None, &[request], false));
+        return;
     }
     let mut c = Cursor::new(rest);
     let timeout = HeaderValue::from_bytes(piece(&mut c)).ok();
@@ -96,13 +82,11 @@ pub fn run(data: &[u8]) {
     let is_understood = memory::within(1024 * data.len() + (16 << 10), || {
         requests.iter().filter(|request| (method.1)(request)).count() == requests.len()
     });
-    node::with(|node| {
-        memory::within(1024 * data.len() + BESIDE_BYTES, || {
-            let called = call(node, method, timeout, &requests, is_understood);
-            if method.0 == "SendMessage" && is_understood {
-                comes_back(node, requests[0], &called);
-            }
-        });
+    node::with_small(data, |node| {
+        let called = call(node, method, timeout, &requests, is_understood);
+        if method.0 == "SendMessage" && is_understood {
+            comes_back(node, requests[0], &called);
+        }
     });
 }
 
@@ -214,15 +198,6 @@ fn same(sent: &pb::Message, message: &pb::Message, system: &pb::SystemProperties
         (tag, keys, born_host, message_group, trace, is_gzip)
     };
     assert_eq!(of(system), of(&said));
-}
-
-/// What is given, again and again: in the encoding, that is one request with longer lists.
-fn large(node: &mut Node, method: &Method, data: &[u8]) {
-    if data.is_empty() {
-        return;
-    }
-    let request = data.repeat(LARGE_BYTES / data.len());
-    memory::within(LARGE_MOST_BYTES, || call(node, method, None, &[&request], false));
 }
 
 pub fn seeds() -> Seeds {
