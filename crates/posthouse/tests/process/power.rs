@@ -7,8 +7,9 @@
 //!
 //! Takes root and a loop device, and so is ignored here: `.ci/power-cut` runs it.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,12 +66,31 @@ impl Disk {
     }
 
     /// EXT4_IOC_SHUTDOWN. Python calls it: there is no safe way to call it from here.
-    fn cut(&self, how: Cut) {
+    ///
+    /// What is answered from the moment before the call counts for nothing. A real power
+    /// cut ends the node, too; this one lets it run on, and the kernel with it: a sync that
+    /// was under way is called done although what the journal was to say of the file (that
+    /// a part of it is written) never comes to the disk.
+    fn cut(&self, how: Cut, journal: &Journal) {
         const CALL: &str = "import fcntl, os, struct, sys\n\
             fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-            fcntl.ioctl(fd, 0x8004587d, struct.pack('I', int(sys.argv[2])))";
+            how = struct.pack('I', int(sys.argv[2]))\n\
+            print('ready', flush=True)\n\
+            sys.stdin.readline()\n\
+            fcntl.ioctl(fd, 0x8004587d, how)";
         let mut python = Command::new("python3");
-        told(python.args(["-c", CALL]).arg(&self.at).arg((how as u32).to_string()));
+        python.args(["-c", CALL]).arg(&self.at).arg((how as u32).to_string());
+        let python = python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut python = python.spawn().expect("python3 can be run");
+        let mut line = String::new();
+        let said = python.stdout.take().expect("a pipe");
+        BufReader::new(said).read_line(&mut line).expect("a line");
+        journal.power_fails();
+        // If it has ended before, that is said below.
+        let _ = python.stdin.take().expect("a pipe").write_all(b"now\n");
+        let done = python.wait_with_output().expect("python3 ends");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "the disk cannot be shut down (is this root?): {said}");
     }
 }
 
@@ -115,8 +135,8 @@ async fn rounds(rng: &mut Rng, durability: &str, count: u32) -> usize {
             let _ = tokio::time::timeout(patience, journal.answers(rng.below(30))).await;
         }
         let how = if rng.percent(75) { Cut::Hard } else { Cut::AfterJournal };
-        disk.cut(how);
-        // What it answers now rests on a disk that is gone.
+        disk.cut(how, &journal);
+        // It goes on without a disk, and neither panics nor calls refused what is there.
         let patience = Duration::from_millis(rng.below(50));
         let _ = tokio::time::timeout(patience, journal.answers(rng.below(30))).await;
         let ended = node.kill_or_ended().await;
@@ -125,6 +145,7 @@ async fn rounds(rng: &mut Rng, durability: &str, count: u32) -> usize {
         within("clients notice", ROUND_SECS, tasks.join_all()).await;
         disk.unmount();
         disk.mount();
+        journal.power_is_back();
     }
     let node = setup.start().await;
     let seen = verify(&node, &journal).await;

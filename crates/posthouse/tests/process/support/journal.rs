@@ -1,7 +1,7 @@
 //! What the node has acknowledged, noted when the answer arrives, and what must be true
 //! because of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use posthouse_client::proto::{self, OutgoingMessage, ReceivedMessage};
@@ -49,6 +49,10 @@ pub struct Given {
 struct Notes {
     sent: HashMap<String, Sent>,
     given: HashMap<String, BTreeMap<Place, Given>>,
+    /// What is answered now comes from a node without a disk.
+    in_doubt: bool,
+    /// What groups were given of such a node.
+    doubtful: HashMap<String, BTreeSet<Place>>,
     next: u64,
     events: u64,
 }
@@ -73,6 +77,17 @@ impl Journal {
     /// The same notes, to be gone on with apart.
     pub fn copy(&self) -> Journal {
         Journal { notes: Mutex::new(self.notes().clone()), ..Journal::default() }
+    }
+
+    /// The power fails now. Who could still hear an answer would know nothing by it: it may
+    /// have been kept, or not.
+    pub fn power_fails(&self) {
+        self.notes().in_doubt = true;
+    }
+
+    /// It is back, and nobody is left of those who heard the node that had no disk.
+    pub fn power_is_back(&self) {
+        self.notes().in_doubt = false;
     }
 
     /// Waits until `n` more answers have come.
@@ -114,9 +129,11 @@ impl Journal {
         let (id, partition, position) =
             (published.id.clone(), published.partition, published.position);
         let mut notes = self.notes();
+        let in_doubt = notes.in_doubt;
         let sent = notes.sent.get_mut(uid).expect("it was asked for");
         let fate = Fate::Placed { id, partition, position };
         match &sent.fate {
+            Fate::Unknown if in_doubt => {}
             Fate::Unknown => sent.fate = fate,
             before => assert_eq!(before, &fate, "message {uid} was published before"),
         }
@@ -189,6 +206,10 @@ impl Journal {
         self.check(message);
         let mut notes = self.notes();
         let place = (message.topic.clone(), message.partition, message.position);
+        if notes.in_doubt {
+            notes.doubtful.entry(group.into()).or_default().insert(place);
+            return self.event(&mut notes);
+        }
         let given = notes.given.entry(group.into()).or_default();
         let given = given.entry(place.clone()).or_default();
         given.id.clone_from(&message.id);
@@ -209,6 +230,9 @@ impl Journal {
     /// A group has acknowledged what it was given.
     pub fn acked(&self, group: &str, message: &ReceivedMessage) {
         let mut notes = self.notes();
+        if notes.in_doubt {
+            return self.event(&mut notes);
+        }
         let place = (message.topic.clone(), message.partition, message.position);
         let given = notes.given.get_mut(group).and_then(|given| given.get_mut(&place));
         let given = given.expect("it was given");
@@ -225,6 +249,16 @@ impl Journal {
     /// What a group was given so far.
     pub fn of_group(&self, group: &str) -> BTreeMap<Place, Given> {
         self.notes().given.get(group).cloned().unwrap_or_default()
+    }
+
+    /// What a group may have been given beside that, and have acknowledged.
+    pub fn doubtful_of_group(&self, group: &str) -> BTreeSet<Place> {
+        self.notes().doubtful.get(group).cloned().unwrap_or_default()
+    }
+
+    /// The message with this mark.
+    pub fn sent(&self, uid: &str) -> Option<Sent> {
+        self.notes().sent.get(uid).cloned()
     }
 
     /// All messages that were handed to the node.
