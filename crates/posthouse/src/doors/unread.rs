@@ -3,9 +3,9 @@
 //! What a client does not read stays in memory. Over HTTP/1 the connection itself shows
 //! it ([`super::clocks`]); over HTTP/2 it does not, because a client can take everything
 //! that concerns the connection, and nothing of a stream. So answers are handed on in
-//! pieces, the next when there is room for it, and a connection on which a piece has
-//! found none for too long is closed. Messages that were given out on it keep their
-//! leases.
+//! pieces, the next when there is room for it, and a connection on which a piece, the
+//! first one too, has found none for too long is closed. Messages that were given out on
+//! it keep their leases.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -62,13 +62,18 @@ impl Readers {
 
     /// Follows how an answer is read.
     pub fn follow(self: &Arc<Self>, answer: Body) -> Body {
-        Body::new(Followed {
+        let mut followed = Followed {
             inner: answer,
             rest: Bytes::new(),
             is_large: false,
             readers: self.clone(),
             place: None,
-        })
+        };
+        // Without any room nobody asks for the first piece.
+        if !followed.is_end_stream() {
+            followed.hand_on();
+        }
+        Body::new(followed)
     }
 }
 
@@ -168,10 +173,23 @@ mod tests {
         let rest = body.collect().await.unwrap().to_bytes();
         assert_eq!([first, rest].concat(), content);
         assert_eq!(readers.answers().len(), 0);
-        // What goes at once does not have to be followed.
+        // One that goes at once has no more to say.
         let mut small = readers.follow(Body::from("small"));
         assert_eq!(small.frame().await.unwrap().unwrap().into_data().unwrap(), "small");
-        assert!(small.is_end_stream() && readers.answers().is_empty());
+        assert!(small.is_end_stream());
+        drop(small);
+        let empty = readers.follow(Body::empty());
+        assert!(readers.answers().is_empty());
+        drop(empty);
+    }
+
+    // Whoever gave a stream no room at all kept its answer for ever.
+    #[tokio::test]
+    async fn an_answer_of_which_nobody_takes_the_first_piece_is_noticed() {
+        let readers = Readers::new();
+        let _body = readers.follow(Body::from("small"));
+        let stall = readers.stall(Duration::from_millis(40));
+        tokio::time::timeout(Duration::from_secs(20), stall).await.unwrap();
     }
 
     #[tokio::test]
