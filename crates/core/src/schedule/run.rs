@@ -283,8 +283,9 @@ pub fn build<E>(
         .flat_map(|run| run.entries.iter().filter_map(|e| Some((e.seq, e.body()?))))
         .collect();
     with_body.sort_unstable_by_key(|(seq, _)| *seq);
-    let mut small = BodyBuf::default();
-    let mut places: Vec<(Seq, Stored)> = Vec::with_capacity(with_body.len());
+    let lens = with_body.iter().map(|(_, body)| body.len).filter(|len| *len <= SMALL_BYTES);
+    let mut small = BodyBuf::with_capacity(lens.map(|len| len as usize).sum());
+    let mut places = Places::of(&with_body);
     for some in with_body.chunks(READ) {
         let refs: Vec<BodyRef> = some.iter().map(|(_, body)| *body).collect();
         for ((seq, body), content) in some.iter().zip(read(&refs)?) {
@@ -295,7 +296,7 @@ pub fn build<E>(
             } else {
                 writer.large(&content)
             };
-            places.push((*seq, stored));
+            places.put(*seq, stored);
         }
     }
     drop(with_body);
@@ -305,18 +306,42 @@ pub fn build<E>(
         let (at, sorted) = &mut heads[run];
         let entry = &sorted.entries[*at];
         *at += 1;
-        let body = entry.body().map(|_| {
-            let at = places.binary_search_by_key(&entry.seq, |(seq, _)| *seq);
-            &places[at.expect("every body was read")].1
-        });
-        let stored = match body {
+        let stored = match entry.body() {
             None => Stored::Moved(UnixMs(moved_from(entry))),
-            Some(stored) => stored.clone(),
+            Some(_) => places.get(entry.seq).clone(),
         };
         writer.entry(entry.key(), entry.partition, entry.extra.as_deref(), &stored, &small);
         order.advance(run, sorted.entries.get(*at).map(Young::key));
     }
     Ok(writer.finish())
+}
+
+/// Where bodies are that were read, by the numbers of their messages. Those are given out one
+/// after the other, so between the first and the last there are few others.
+struct Places {
+    first: Seq,
+    /// By number: which of `stored`.
+    which: Vec<u32>,
+    stored: Vec<Stored>,
+}
+
+impl Places {
+    /// With room for these, which are in order.
+    fn of(bodies: &[(Seq, BodyRef)]) -> Places {
+        let first = bodies.first().map_or(0, |(seq, _)| *seq);
+        let end = bodies.last().map_or(0, |(seq, _)| seq + 1);
+        let which = vec![u32::MAX; (end - first) as usize];
+        Places { first, which, stored: Vec::with_capacity(bodies.len()) }
+    }
+
+    fn put(&mut self, seq: Seq, stored: Stored) {
+        self.which[(seq - self.first) as usize] = self.stored.len() as u32;
+        self.stored.push(stored);
+    }
+
+    fn get(&self, seq: Seq) -> &Stored {
+        &self.stored[self.which[(seq - self.first) as usize] as usize]
+    }
 }
 
 fn moved_from(entry: &Young) -> u64 {
@@ -416,8 +441,11 @@ impl Heads {
     }
 
     fn advance(&mut self, run: usize, key: Option<Key>) {
-        self.0.pop();
-        self.0.extend(key.map(|key| std::cmp::Reverse((key, run))));
+        let Some(mut least) = self.0.peek_mut() else { return };
+        match key {
+            Some(key) => *least = std::cmp::Reverse((key, run)),
+            None => drop(std::collections::binary_heap::PeekMut::pop(least)),
+        }
     }
 }
 

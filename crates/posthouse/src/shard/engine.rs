@@ -76,7 +76,7 @@ impl Default for EngineOptions {
         EngineOptions {
             cache_bytes: 64 << 20,
             young_bytes: 32 << 20,
-            young_body_bytes: 64 << 20,
+            young_body_bytes: 32 << 20,
             snapshot_meta_bytes: 64 << 20,
             snapshot_log_bytes: 512 << 20,
         }
@@ -245,18 +245,19 @@ impl<L: Log> Engine<L> {
             let catalog = catalog.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             self.looks = LOOKS;
             self.resume(&catalog, now);
-            for class in mail.iter_mut() {
-                self.open(class, &catalog, now);
-            }
+            let [rest @ .., publishes] = mail;
+            rest.iter_mut().for_each(|class| self.open(class, &catalog, now));
+            self.open_publishes(publishes, &catalog, now);
             self.due(&catalog, now);
             self.end_waits(now);
             self.match_consumers(&catalog, now);
         }
         self.submit(now, false);
-        let saturated = !self.resumed.is_empty() || mail.iter().any(|class| !class.is_empty());
         self.snapshot_step(now);
         self.count(now);
-        self.rest(saturated, now)
+        let [rest @ .., publishes] = mail;
+        let saturated = !self.resumed.is_empty() || rest.iter().any(|class| !class.is_empty());
+        self.rest(saturated, publishes, now)
     }
 
     /// Opens the mail of one class, as far as the frame has room.
@@ -274,6 +275,18 @@ impl<L: Log> Engine<L> {
             }
             self.handle(mail, catalog, now);
         }
+    }
+
+    /// The same for publishes. Those wait that come faster than snapshots are written.
+    fn open_publishes(&mut self, class: &mut VecDeque<Mail>, catalog: &Catalog, now: Now) {
+        if !self.is_schedule_full() && !self.is_index_full() {
+            return self.open(class, catalog, now);
+        }
+        let (mut held, mut others): (VecDeque<Mail>, VecDeque<Mail>) =
+            class.drain(..).partition(|mail| self.holds_back(mail));
+        self.open(&mut others, catalog, now);
+        held.append(&mut others);
+        *class = held;
     }
 
     fn handle(&mut self, mail: Mail, catalog: &Catalog, now: Now) {
@@ -581,8 +594,10 @@ impl<L: Log> Engine<L> {
         done
     }
 
-    fn rest(&mut self, saturated: bool, now: Now) -> Rest {
-        let ended = self.has_ended(saturated);
+    fn rest(&mut self, saturated: bool, publishes: &VecDeque<Mail>, now: Now) -> Rest {
+        let ended = self.has_ended(saturated || !publishes.is_empty());
+        let is_held_back = publishes.iter().any(|mail| self.holds_back(mail));
+        let saturated = saturated || publishes.iter().any(|mail| !self.holds_back(mail));
         let (mut until, until_wall) = self.shard.next_deadline();
         if let Some(end) = self.waiters.first_end() {
             until = Some(until.map_or(end, |until| until.min(end)));
@@ -590,7 +605,8 @@ impl<L: Log> Engine<L> {
         if self.due_not_before > now.lease {
             until = Some(until.map_or(self.due_not_before, |u| u.max(self.due_not_before)));
         }
-        let looks = [self.progress.look_again(now), self.look_for_room(now)];
+        let retry = self.progress.retry_at().filter(|_| is_held_back);
+        let looks = [self.progress.look_again(now), self.look_for_room(now), retry];
         for at in looks.into_iter().flatten() {
             until = Some(until.map_or(at, |until| until.min(at)));
         }

@@ -107,6 +107,15 @@ impl Mail {
         }
     }
 
+    /// Whether it publishes messages that are to come later.
+    pub fn is_later(&self) -> bool {
+        let Mail::Command { command, .. } = self else { return false };
+        match command {
+            Command::Publish { batches, .. } => batches.iter().any(Batch::is_later),
+            _ => false,
+        }
+    }
+
     /// How many bytes the command will put in the log at most, or nearly so.
     pub fn cost(&self, transactions: &Transactions) -> usize {
         const ITEM: usize = 64;

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::attend::Effect;
 use super::engine::Engine;
 use super::hold::Hold;
+use super::mail::Mail;
 use super::metrics;
 use crate::store::clean::Folded;
 use crate::store::snapshot::{Begin, Taken};
@@ -32,6 +33,11 @@ const HELD_UP_MS: u64 = 5;
 
 /// How long to wait after a snapshot that could not be taken.
 const PAUSE_MS: u64 = 10_000;
+
+/// Publishes wait when what came last has so many times the room after which a snapshot is
+/// due, in the index, or in the schedule, which takes longer to write.
+const FULL_INDEX: usize = 4;
+const FULL_SCHEDULE: usize = 2;
 
 /// Bytes of frames between two snapshots, however little of the log is needed.
 const LOG_BYTES_LEAST: u64 = 64 << 20;
@@ -190,6 +196,11 @@ impl Progress {
         is_held_up.then(|| now.lease.plus(HELD_UP_MS))
     }
 
+    /// When one can begin, if none is being taken.
+    pub fn retry_at(&self) -> Option<ShardMs> {
+        (self.state == State::Idle).then_some(ShardMs(self.not_before))
+    }
+
     /// Whether everything of a snapshot is there but a sync of the log, which has called
     /// everything up to `durable` durable.
     pub fn waits_for_sync(&self, durable: FrameNo) -> bool {
@@ -314,15 +325,12 @@ impl Progress {
 impl<L: Log> Engine<L> {
     /// Goes on with a snapshot, or begins one if it is time.
     pub(super) fn snapshot_step(&mut self, now: Now) {
-        let young = self.shard.index().young_bytes();
-        metrics::set(&self.metrics().young_bytes, young as u64);
+        metrics::set(&self.metrics().young_bytes, self.shard.index().young_bytes() as u64);
         metrics::set(&self.metrics().snapshotting, u64::from(!self.progress.is_at_rest()));
         self.forget_carried();
         let (meta_bytes, log_bytes) = self.progress.bytes();
-        let (entries, bodies) = self.shard.schedule().young_bytes();
-        let is_time = young >= self.options.young_bytes
-            || entries >= self.options.young_bytes
-            || bodies >= self.options.young_body_bytes
+        let is_time = self.is_index_young(1)
+            || self.is_schedule_young(1)
             || meta_bytes >= self.options.snapshot_meta_bytes
             || log_bytes >= self.snapshot_log_bytes();
         if self.progress.should_begin(is_time, now) {
@@ -333,6 +341,35 @@ impl<L: Log> Engine<L> {
             self.log.request_sync();
         }
         push_all(&mut self.effects, steps);
+    }
+
+    /// Whether what came last, in the index, has so many times the room after which a
+    /// snapshot is due.
+    fn is_index_young(&self, times: usize) -> bool {
+        self.shard.index().young_bytes() >= times * self.options.young_bytes
+    }
+
+    /// The same of the schedule.
+    fn is_schedule_young(&self, times: usize) -> bool {
+        let (entries, bodies) = self.shard.schedule().young_bytes();
+        entries >= times * self.options.young_bytes
+            || bodies >= times * self.options.young_body_bytes
+    }
+
+    /// Whether publishes come faster than snapshots are written, and have to wait: memory
+    /// has a bound.
+    pub(super) fn is_index_full(&self) -> bool {
+        self.is_index_young(FULL_INDEX)
+    }
+
+    /// The same for those that are to come later.
+    pub(super) fn is_schedule_full(&self) -> bool {
+        self.is_schedule_young(FULL_SCHEDULE)
+    }
+
+    /// Whether this has to wait until a snapshot is written.
+    pub(super) fn holds_back(&self, publish: &Mail) -> bool {
+        self.is_index_full() || self.is_schedule_full() && publish.is_later()
     }
 
     /// After how many bytes of frames a snapshot is due. What comes in between cannot go

@@ -1,12 +1,12 @@
 //! Opening a machine: the newest snapshot, then the log behind it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use posthouse_core::UnixMs;
-use posthouse_core::chunk::{ChunkId, ChunkKind};
+use posthouse_core::chunk::{ChunkId, ChunkKind, Miss};
 use posthouse_core::index::IndexChunk;
 use posthouse_core::machine::Machine;
 use posthouse_core::page::PageId;
@@ -270,24 +270,21 @@ pub(super) fn restore<M: Machine + Indexed>(
     manifest: &Manifest,
     chunks: &ChunkFiles,
 ) -> Result<(), StoreError> {
-    let mut loaded = BTreeMap::new();
+    // What is in them and not needed has to hold, too: the snapshot before may need it.
     for chunk in manifest.pages.by_chunk().into_keys() {
-        loaded.insert(chunk, chunks.whole(chunk)?);
+        chunks.whole(chunk)?;
     }
+    // One by one: all of them together would take nearly as much memory as what is made of
+    // them.
     for (id, at) in manifest.pages.iter() {
-        let chunk = &loaded[&at.chunk];
         let file = chunks.path(at.chunk);
-        let is_block = chunk.directory.kind == ChunkKind::Pages
-            && (at.block as usize) < chunk.directory.blocks.len();
-        let page = is_block.then(|| &chunk.pieces[at.block as usize]);
-        let Some(page) = page.filter(|page| id.hash(page) == at.hash) else {
-            return Err(not_the_page(
-                &file,
-                id,
-                "it does not hold the page that the manifest names",
-            ));
-        };
-        machine.restore_page(id, page).map_err(|e| not_the_page(&file, id, e))?;
+        let is_pages = chunks.directory(at.chunk)?.kind == ChunkKind::Pages;
+        let page = chunks.block(Miss { chunk: at.chunk, block: at.block })?;
+        if !is_pages || id.hash(&page) != at.hash {
+            let what = "it does not hold the page that the manifest names";
+            return Err(not_the_page(&file, id, what));
+        }
+        machine.restore_page(id, &page).map_err(|e| not_the_page(&file, id, e))?;
     }
     for chunk in &manifest.index {
         let directory = chunks.directory(*chunk)?;

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use posthouse::shard::engine::{FRAME_BYTES, Rest};
 use posthouse::shard::snapshots::{Progress, SnapshotStep};
-use posthouse::shard::{Effect, Mail, Ticket};
-use posthouse::store::snapshot::Begin;
+use posthouse::shard::{Effect, EngineOptions, Mail, Ticket};
+use posthouse::store::snapshot::{Begin, Taken};
 use posthouse_core::catalog::{GroupConfig, Order, Subscription};
+use posthouse_core::chunk::ChunkId;
+use posthouse_core::index::block;
 use posthouse_core::machine::Machine;
 use posthouse_core::page::{Captured, PageId, TableId};
 use posthouse_core::queue::Command;
-use posthouse_core::queue::command::Claim;
+use posthouse_core::queue::command::{Claim, Reply};
 use posthouse_core::record::RecordError;
 use posthouse_frame::FrameNo;
 use posthouse_frame::varint::Malformed;
@@ -216,7 +218,7 @@ fn a_snapshot_waits_until_a_sync_has_covered_its_frame() {
         LocalOptions { durability: Durability::Os, drive: Drive::Steps, ..LocalOptions::new(1, 0) };
     let (log, _) = LocalLog::open(disk.shared(), "/log".as_ref(), options).unwrap();
     let reader = log.reader();
-    let mut world = World::over(log);
+    let mut world = World::over(log, EngineOptions::default());
     let topic = world.topic("t");
     let batches = vec![world.batch(&topic, 1, |_| 0)];
     let mut answer = world.command(Command::Publish { batches, apart: false });
@@ -262,6 +264,52 @@ fn a_snapshot_that_would_let_nothing_go_is_not_taken() {
     world.settle();
     let begun = world.effects.iter().any(|e| matches!(e, Effect::Snapshot(SnapshotStep::Begin(_))));
     assert!(begun, "segments with nothing live can go");
+}
+
+// Messages that came faster than snapshots were written took all the memory there was.
+#[test]
+fn publishes_wait_for_a_snapshot_that_is_written_more_slowly_than_they_come() {
+    let few = EngineOptions { young_bytes: 500, ..EngineOptions::default() };
+    let mut world = World::with(few);
+    let topic = world.topic("t");
+    let group = world.group("g", &[&topic], GroupConfig::default());
+    let begun = |world: &mut World<MemoryLog>| {
+        let effects = std::mem::take(&mut world.effects);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Snapshot(SnapshotStep::Begin(begin)) => Some(begin),
+            _ => None,
+        })
+    };
+    // One is being written, and what comes meanwhile has four times the room of one.
+    world.publish(&topic, 500, "");
+    world.settle();
+    let begin = begun(&mut world).expect("one is due");
+    world.publish(&topic, 500, "");
+    let batches = vec![world.batch(&topic, 1, |_| 0)];
+    let mut waits = world.command(Command::Publish { batches, apart: false });
+    assert!(!world.turn().busy, "it waits for the snapshot");
+    assert!(waits.try_recv().is_err());
+    let mut answer = world.receive(&group, None, Wants { max: 3, wait_ms: 0 });
+    world.turn();
+    world.turn();
+    assert_eq!(came(&mut answer), Some(3), "consumers do not wait");
+
+    let id = ChunkId { epoch: 1, number: 1 };
+    let chunk = block::build(&begin.frozen.expect("messages have come"), 1, id);
+    let taken = Taken {
+        frame: begin.frame,
+        digest: 0,
+        index: Some(chunk),
+        folded: None,
+        found: None,
+        run: None,
+        merged: None,
+    };
+    while world.turn().busy {}
+    world.send(Mail::SnapshotTaken(Ok(taken)));
+    world.settle();
+    assert!(begun(&mut world).is_some(), "the next is due");
+    assert!(matches!(waits.try_recv(), Ok(Ok(Reply::Published(_)))));
 }
 
 /// State of which every turn captures a MiB.

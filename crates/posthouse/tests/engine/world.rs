@@ -48,13 +48,17 @@ pub struct Wants {
 
 impl World<MemoryLog> {
     pub fn new() -> Self {
+        World::with(EngineOptions::default())
+    }
+
+    pub fn with(options: EngineOptions) -> Self {
         let log = MemoryLog::open(&MemoryStore::new(), MemoryOptions::default()).unwrap();
-        World::over(log)
+        World::over(log, options)
     }
 }
 
 impl<L: Log> World<L> {
-    pub fn over(log: L) -> Self {
+    pub fn over(log: L, options: EngineOptions) -> Self {
         let secret = Secret::new([7; 32]);
         let catalog = Arc::new(RwLock::new(Catalog::new(secret)));
         let reader = log.reader();
@@ -62,7 +66,7 @@ impl<L: Log> World<L> {
             Shard::new(ShardId(0)),
             log,
             catalog.clone(),
-            EngineOptions::default(),
+            options,
             (FrameNo::ZERO, 1),
             Arc::new(ShardMetrics::default()),
         );
