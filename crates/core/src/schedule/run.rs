@@ -288,7 +288,7 @@ pub fn build<E>(
     let mut places = Places::of(&with_body);
     for some in with_body.chunks(READ) {
         let refs: Vec<BodyRef> = some.iter().map(|(_, body)| *body).collect();
-        for ((seq, body), content) in some.iter().zip(read(&refs)?) {
+        for ((_, body), content) in some.iter().zip(read(&refs)?) {
             let stored = if body.len <= SMALL_BYTES {
                 let at = small.len();
                 let len = small.seal(|out| out.extend_from_slice(&content));
@@ -296,7 +296,7 @@ pub fn build<E>(
             } else {
                 writer.large(&content)
             };
-            places.put(*seq, stored);
+            places.push(stored);
         }
     }
     drop(with_body);
@@ -316,31 +316,52 @@ pub fn build<E>(
     Ok(writer.finish())
 }
 
-/// Where bodies are that were read, by the numbers of their messages. Those are given out one
-/// after the other, so between the first and the last there are few others.
+/// Where bodies are that were read, by the numbers of their messages.
+///
+/// The numbers are cut into as many stretches as there are bodies. Most follow each other, so
+/// a stretch has one; old ones, of transactions that were decided late, may lie far before.
 struct Places {
-    first: Seq,
-    /// By number: which of `stored`.
-    which: Vec<u32>,
+    /// In order.
+    seqs: Vec<Seq>,
+    /// Beside them.
     stored: Vec<Stored>,
+    /// Where each stretch begins in those, and where the last one ends.
+    begins: Vec<u32>,
+    /// Numbers of one stretch.
+    width: u64,
 }
 
 impl Places {
     /// With room for these, which are in order.
     fn of(bodies: &[(Seq, BodyRef)]) -> Places {
-        let first = bodies.first().map_or(0, |(seq, _)| *seq);
-        let end = bodies.last().map_or(0, |(seq, _)| seq + 1);
-        let which = vec![u32::MAX; (end - first) as usize];
-        Places { first, which, stored: Vec::with_capacity(bodies.len()) }
+        let seqs: Vec<Seq> = bodies.iter().map(|(seq, _)| *seq).collect();
+        let mut places =
+            Places { stored: Vec::with_capacity(seqs.len()), begins: Vec::new(), width: 1, seqs };
+        if let [first, .., last] = places.seqs[..] {
+            places.width = (last - first) / places.seqs.len() as u64 + 1;
+        }
+        for (at, seq) in (0..).zip(&places.seqs) {
+            let stretch = places.stretch(*seq);
+            places.begins.resize(stretch + 1, at);
+        }
+        places.begins.push(places.seqs.len() as u32);
+        places
     }
 
-    fn put(&mut self, seq: Seq, stored: Stored) {
-        self.which[(seq - self.first) as usize] = self.stored.len() as u32;
+    fn stretch(&self, seq: Seq) -> usize {
+        ((seq - self.seqs[0]) / self.width) as usize
+    }
+
+    /// Where the body of the next number is.
+    fn push(&mut self, stored: Stored) {
         self.stored.push(stored);
     }
 
     fn get(&self, seq: Seq) -> &Stored {
-        &self.stored[self.which[(seq - self.first) as usize] as usize]
+        let stretch = self.stretch(seq);
+        let (from, to) = (self.begins[stretch] as usize, self.begins[stretch + 1] as usize);
+        let at = self.seqs[from..to].binary_search(&seq).expect("every body was read");
+        &self.stored[from + at]
     }
 }
 
@@ -599,5 +620,28 @@ impl Writer {
         varint::put(&mut summary, seqs.start);
         varint::put(&mut summary, seqs.end - seqs.start);
         Some(self.builder.finish(summary))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthouse_frame::FrameNo;
+
+    #[test]
+    fn bodies_are_found_by_their_numbers_however_far_apart_those_are() {
+        let far = (0..500).map(|n| n * n * n).collect();
+        let late = [3, 1 << 40].into_iter().chain((1 << 50)..(1 << 50) + 99).collect();
+        for seqs in [vec![7], (5..105).collect(), far, late] {
+            let body = BodyRef { frame: FrameNo(1), at: 0, len: 0 };
+            let bodies: Vec<(Seq, BodyRef)> = seqs.iter().map(|seq| (*seq, body)).collect();
+            let mut places = Places::of(&bodies);
+            seqs.iter().for_each(|seq| places.push(Stored::Moved(UnixMs(*seq))));
+            for seq in &seqs {
+                let found = matches!(places.get(*seq), Stored::Moved(UnixMs(of)) if of == seq);
+                assert!(found, "{seq} of {seqs:?}");
+            }
+            assert!(places.begins.len() <= seqs.len() + 1, "memory is in proportion");
+        }
     }
 }

@@ -596,8 +596,9 @@ impl<L: Log> Engine<L> {
 
     fn rest(&mut self, saturated: bool, publishes: &VecDeque<Mail>, now: Now) -> Rest {
         let ended = self.has_ended(saturated || !publishes.is_empty());
-        let is_held_back = publishes.iter().any(|mail| self.holds_back(mail));
-        let saturated = saturated || publishes.iter().any(|mail| !self.holds_back(mail));
+        let held = publishes.iter().filter(|mail| self.holds_back(mail)).count();
+        metrics::set(&self.metrics.held_back, held as u64);
+        let saturated = saturated || held < publishes.len();
         let (mut until, until_wall) = self.shard.next_deadline();
         if let Some(end) = self.waiters.first_end() {
             until = Some(until.map_or(end, |until| until.min(end)));
@@ -605,7 +606,7 @@ impl<L: Log> Engine<L> {
         if self.due_not_before > now.lease {
             until = Some(until.map_or(self.due_not_before, |u| u.max(self.due_not_before)));
         }
-        let retry = self.progress.retry_at().filter(|_| is_held_back);
+        let retry = self.progress.retry_at(now).filter(|_| held > 0);
         let looks = [self.progress.look_again(now), self.look_for_room(now), retry];
         for at in looks.into_iter().flatten() {
             until = Some(until.map_or(at, |until| until.min(at)));

@@ -94,6 +94,7 @@ figures! {
     gauge young_bytes: "Bytes of the table of new messages.";
     gauge used: "Positions in flight or waiting, over all groups.";
     gauge snapshotting: "Whether a snapshot is being taken.";
+    gauge held_back: "Publishes that wait until a snapshot is written: they come faster.";
     counter carried_bytes: "Bytes of sealed bodies written again, so that segments can go.";
     counter snapshots: "Snapshots taken.";
     counter snapshots_failed: "Snapshots that could not be taken.";

@@ -196,9 +196,9 @@ impl Progress {
         is_held_up.then(|| now.lease.plus(HELD_UP_MS))
     }
 
-    /// When one can begin, if none is being taken.
-    pub fn retry_at(&self) -> Option<ShardMs> {
-        (self.state == State::Idle).then_some(ShardMs(self.not_before))
+    /// When one can begin again, after one that could not be taken.
+    pub fn retry_at(&self, now: Now) -> Option<ShardMs> {
+        (self.not_before > now.lease.0).then_some(ShardMs(self.not_before))
     }
 
     /// Whether everything of a snapshot is there but a sync of the log, which has called
