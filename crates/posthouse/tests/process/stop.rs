@@ -1,11 +1,13 @@
-//! Told to stop: everybody is answered, a snapshot is written, leases stay.
+//! Told to stop: everybody is answered, a snapshot is written, leases stay. Held up: what
+//! came meanwhile counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Method;
-use posthouse_client::{Client, Error, Outcome, ReceiveOptions};
+use posthouse_client::{Client, Delivery, Error, Outcome, ReceiveOptions};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -100,6 +102,51 @@ async fn told_to_stop_under_load_it_answers_everybody_keeps_leases_and_leaves_a_
     assert_eq!(client.receive("holders", &options).await.unwrap(), [], "leases stay");
     let acked = client.ack("holders", held.into_iter().map(|d| d.receipt)).await.unwrap();
     assert_eq!(acked, vec![Outcome::Ok; 3], "receipts outlive a restart");
+    node.stop().await;
+}
+
+/// Held up (SIGSTOP) until leases have ended: an acknowledgement that came meanwhile counts,
+/// because nobody else has had the message; what was not acknowledged comes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_up_past_its_leases_it_takes_acks_and_gives_the_rest_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Setup::new(dir.path()).start().await;
+    let client = node.client().await;
+    for n in 0..6 {
+        client.publish("jobs", format!("{n}")).await.unwrap();
+    }
+    let (lease, topic) = (Some(Duration::from_millis(500)), Some("jobs".to_owned()));
+    let options = ReceiveOptions { max: 4, lease, topic, ..ReceiveOptions::default() };
+    let held = client.receive("workers", &options).await.unwrap();
+    assert_eq!(held.len(), 4);
+
+    node.hold_up().await;
+    let receipts = |of: &[Delivery]| -> Vec<String> {
+        of.iter().map(|delivery| delivery.receipt.clone()).collect()
+    };
+    let mut acks = std::pin::pin!(client.ack("workers", receipts(&held[..2])));
+    let answered = tokio::time::timeout(Duration::from_millis(1500), acks.as_mut()).await;
+    assert!(answered.is_err(), "it is held up");
+    node.signal(Signal::CONT);
+    let acked = within("acks are answered", 20, acks).await.unwrap();
+    assert_eq!(acked, vec![Outcome::Ok; 2]);
+
+    let (lease, wait) = (Some(Duration::from_secs(300)), Duration::from_secs(5));
+    let options = ReceiveOptions { max: 10, lease, wait, ..options };
+    let mut got = BTreeMap::new();
+    while got.len() < 4 {
+        let some = within("messages", 20, client.receive("workers", &options)).await.unwrap();
+        assert!(!some.is_empty(), "only {got:?} came");
+        for delivery in some {
+            let body = String::from_utf8(delivery.body.to_vec()).unwrap();
+            assert_eq!(got.insert(body, delivery.attempt), None);
+        }
+    }
+    let expected = [("2", 2), ("3", 2), ("4", 1), ("5", 1)];
+    assert_eq!(got, expected.map(|(body, attempt)| (body.to_owned(), attempt)).into());
+    let late = client.ack("workers", receipts(&held[2..])).await.unwrap();
+    let is_stale = |outcome: &Outcome| matches!(outcome, Outcome::Stale(_));
+    assert!(late.iter().all(is_stale), "others have them: {late:?}");
     node.stop().await;
 }
 

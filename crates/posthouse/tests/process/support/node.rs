@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::web::Web;
-use super::within;
+use super::{until, within};
 
 /// How long a start may take here, with everything else that this machine does.
 const START_SECS: u64 = 60;
@@ -267,7 +267,24 @@ impl Node {
         kill_process(self.pid(), signal).expect("a child can be sent a signal");
     }
 
-    /// The same, if it has not ended by itself.
+    /// Stops it with SIGSTOP; every thread stands still then.
+    pub async fn hold_up(&self) {
+        self.signal(Signal::STOP);
+        let dir = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        until("every thread stands still", 20, || async {
+            let mut tasks = std::fs::read_dir(&dir).expect("its threads");
+            let is_still = |task: std::io::Result<std::fs::DirEntry>| {
+                let file = task.expect("a thread").path().join("stat");
+                let stat = std::fs::read_to_string(file).expect("a thread has a state");
+                let (_, behind_name) = stat.rsplit_once(") ").expect("a name in brackets");
+                behind_name.starts_with('T')
+            };
+            tasks.all(is_still).then_some(())
+        })
+        .await;
+    }
+
+    /// Sends it a signal, if it has not ended by itself.
     pub fn signal_if_alive(&self, signal: Signal) {
         // Until somebody waits for it, its number is nobody else's.
         let _ = kill_process(self.pid(), signal);
