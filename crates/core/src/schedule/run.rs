@@ -16,6 +16,9 @@
 //! Bodies are sealed and bound to no frame, so they can be put into one as they are.
 //! Small ones stand with their entry: firing reads a run once, from end to end.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -449,11 +452,11 @@ impl Entries<'_> {
 }
 
 /// The least of several heads.
-struct Heads(std::collections::BinaryHeap<std::cmp::Reverse<(Key, usize)>>);
+struct Heads(BinaryHeap<Reverse<(Key, usize)>>);
 
 impl Heads {
     fn new(count: usize, key: impl Fn(usize) -> Option<Key>) -> Heads {
-        let heads = (0..count).filter_map(|run| Some(std::cmp::Reverse((key(run)?, run))));
+        let heads = (0..count).filter_map(|run| Some(Reverse((key(run)?, run))));
         Heads(heads.collect())
     }
 
@@ -464,8 +467,8 @@ impl Heads {
     fn advance(&mut self, run: usize, key: Option<Key>) {
         let Some(mut least) = self.0.peek_mut() else { return };
         match key {
-            Some(key) => *least = std::cmp::Reverse((key, run)),
-            None => drop(std::collections::binary_heap::PeekMut::pop(least)),
+            Some(key) => *least = Reverse((key, run)),
+            None => drop(PeekMut::pop(least)),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::mail::{Mail, Question, View};
 use super::mailbox::Classes;
 use super::metrics::{self, ShardMetrics};
 use super::serve::LOOKS;
-use super::snapshots::Progress;
+use super::snapshots::{HeldBack, Progress};
 use super::waiters::{Waiter, Waiters};
 use crate::problem::{Kind, Problem};
 use crate::store::cache::BlockCache;
@@ -279,11 +279,12 @@ impl<L: Log> Engine<L> {
 
     /// The same for publishes. Those wait that come faster than snapshots are written.
     fn open_publishes(&mut self, class: &mut VecDeque<Mail>, catalog: &Catalog, now: Now) {
-        if !self.is_schedule_full() && !self.is_index_full() {
+        let held_back = self.held_back();
+        if held_back == HeldBack::Nothing {
             return self.open(class, catalog, now);
         }
         let (mut held, mut others): (VecDeque<Mail>, VecDeque<Mail>) =
-            class.drain(..).partition(|mail| self.holds_back(mail));
+            class.drain(..).partition(|mail| held_back.holds(mail));
         self.open(&mut others, catalog, now);
         held.append(&mut others);
         *class = held;
@@ -596,7 +597,8 @@ impl<L: Log> Engine<L> {
 
     fn rest(&mut self, saturated: bool, publishes: &VecDeque<Mail>, now: Now) -> Rest {
         let ended = self.has_ended(saturated || !publishes.is_empty());
-        let held = publishes.iter().filter(|mail| self.holds_back(mail)).count();
+        let held_back = self.held_back();
+        let held = publishes.iter().filter(|mail| held_back.holds(mail)).count();
         metrics::set(&self.metrics.held_back, held as u64);
         let saturated = saturated || held < publishes.len();
         let (mut until, until_wall) = self.shard.next_deadline();

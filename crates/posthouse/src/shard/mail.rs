@@ -109,11 +109,10 @@ impl Mail {
 
     /// Whether it publishes messages that are to come later.
     pub fn is_later(&self) -> bool {
-        let Mail::Command { command, .. } = self else { return false };
-        match command {
-            Command::Publish { batches, .. } => batches.iter().any(Batch::is_later),
-            _ => false,
-        }
+        let Mail::Command { command: Command::Publish { batches, .. }, .. } = self else {
+            return false;
+        };
+        batches.iter().any(Batch::is_later)
     }
 
     /// How many bytes the command will put in the log at most, or nearly so.

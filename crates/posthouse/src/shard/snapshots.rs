@@ -322,6 +322,27 @@ impl Progress {
     }
 }
 
+/// Which publishes have to wait until a snapshot is written: they come faster than that, and
+/// memory has a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeldBack {
+    Nothing,
+    /// Those of messages that are to come later.
+    Later,
+    All,
+}
+
+impl HeldBack {
+    /// Whether a publish is one of them.
+    pub(super) fn holds(self, publish: &Mail) -> bool {
+        match self {
+            HeldBack::Nothing => false,
+            HeldBack::Later => publish.is_later(),
+            HeldBack::All => true,
+        }
+    }
+}
+
 impl<L: Log> Engine<L> {
     /// Goes on with a snapshot, or begins one if it is time.
     pub(super) fn snapshot_step(&mut self, now: Now) {
@@ -356,20 +377,14 @@ impl<L: Log> Engine<L> {
             || bodies >= times * self.options.young_body_bytes
     }
 
-    /// Whether publishes come faster than snapshots are written, and have to wait: memory
-    /// has a bound.
-    pub(super) fn is_index_full(&self) -> bool {
-        self.is_index_young(FULL_INDEX)
-    }
-
-    /// The same for those that are to come later.
-    pub(super) fn is_schedule_full(&self) -> bool {
-        self.is_schedule_young(FULL_SCHEDULE)
-    }
-
-    /// Whether this has to wait until a snapshot is written.
-    pub(super) fn holds_back(&self, publish: &Mail) -> bool {
-        self.is_index_full() || self.is_schedule_full() && publish.is_later()
+    pub(super) fn held_back(&self) -> HeldBack {
+        if self.is_index_young(FULL_INDEX) {
+            HeldBack::All
+        } else if self.is_schedule_young(FULL_SCHEDULE) {
+            HeldBack::Later
+        } else {
+            HeldBack::Nothing
+        }
     }
 
     /// After how many bytes of frames a snapshot is due. What comes in between cannot go

@@ -9,7 +9,7 @@ use posthouse_core::UnixMs;
 use posthouse_core::chunk::{ChunkId, ChunkKind, Miss};
 use posthouse_core::index::IndexChunk;
 use posthouse_core::machine::Machine;
-use posthouse_core::page::PageId;
+use posthouse_core::page::{Located, PageId};
 use posthouse_core::record::READER;
 use posthouse_core::schedule::Run;
 use posthouse_frame::{BodyRef, FrameNo, Kind};
@@ -270,16 +270,21 @@ pub(super) fn restore<M: Machine + Indexed>(
     manifest: &Manifest,
     chunks: &ChunkFiles,
 ) -> Result<(), StoreError> {
-    // What is in them and not needed has to hold, too: the snapshot before may need it.
+    // What is beside them in their chunks has to hold, too: the snapshot before may need it.
+    let current: BTreeSet<Miss> = manifest.pages.iter().map(|(_, at)| block_of(at)).collect();
     for chunk in manifest.pages.by_chunk().into_keys() {
-        chunks.whole(chunk)?;
+        let blocks = chunks.directory(chunk)?.blocks.len() as u32;
+        let others = (0..blocks).map(|block| Miss { chunk, block });
+        for other in others.filter(|block| !current.contains(block)) {
+            chunks.block(other)?;
+        }
     }
     // One by one: all of them together would take nearly as much memory as what is made of
     // them.
     for (id, at) in manifest.pages.iter() {
         let file = chunks.path(at.chunk);
         let is_pages = chunks.directory(at.chunk)?.kind == ChunkKind::Pages;
-        let page = chunks.block(Miss { chunk: at.chunk, block: at.block })?;
+        let page = chunks.block(block_of(at))?;
         if !is_pages || id.hash(&page) != at.hash {
             let what = "it does not hold the page that the manifest names";
             return Err(not_the_page(&file, id, what));
@@ -300,6 +305,11 @@ pub(super) fn restore<M: Machine + Indexed>(
     }
     machine.runs_restored(UnixMs(manifest.due_from_ms));
     Ok(())
+}
+
+/// The block that a page is.
+fn block_of(at: Located) -> Miss {
+    Miss { chunk: at.chunk, block: at.block }
 }
 
 fn not_the_page(file: &Path, id: PageId, what: impl ToString) -> StoreError {
